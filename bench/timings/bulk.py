@@ -27,6 +27,7 @@ import typer
 
 from bench.setup.pictures import drawn
 from bench.timings.bare_folder import BATCH
+from model.plural import plural
 from stress.clients.pictures import picture
 from stress.results import Table, machine
 
@@ -75,11 +76,11 @@ def beside(
             typer.echo(f"round {number + 1}: {ran}")
             found.append((ran["plain"], ran["ray"]))
     said = (
-        f"{pictures} JPEGs of 400 x 400 px in a folder, the bundled model, {rounds} rounds by turns, "
-        f"{len(os.sched_getaffinity(0))} actors of one CPU. A ratio is Ray's rate to the plain run's, whole command "
-        "against whole command, or once an actor runs against the plain run's whole command. In processor time, which "
-        "others on the machine change least: the plain process against the actors alone, and against all of Ray's "
-        "processes and the run's."
+        f"{pictures} JPEGs of 400 x 400 px in a folder, the bundled model, {plural(rounds, 'round')} in turns, "
+        f"{len(os.sched_getaffinity(0))} actors of one CPU. A ratio is Ray's rate divided by that of the plain run's "
+        "whole command: the rate of Ray's whole command, and its rate once an actor runs. Ratios in CPU time, which "
+        "other programs change least, compare the plain process with the actors alone, and with all processes of Ray "
+        "and of the run."
     )
     _put(page, "beside", said, _beside_table(found, pictures))
 
@@ -126,9 +127,9 @@ def limit(
             typer.echo(f"round {number + 1}: {found[-1]}")
     said = (
         f"{pictures} JPEGs of 250 x 250 px and 48 KB in a folder, the bundled model, {len(os.sched_getaffinity(0))} "
-        f"threads, batches of {BATCH}, {rounds} rounds in turns. CPU time of whole commands; for a picture, that of a "
-        f"run on {BATCH} pictures is subtracted first. A ratio is the time of decoding and the bare session, divided "
-        "by that of `marrowlens score`."
+        f"threads, batches of {BATCH}, {plural(rounds, 'round')} in turns. CPU time of whole commands; for a picture, "
+        f"that of a run on {BATCH} pictures is subtracted first. A ratio is the time of decoding and the bare session, "
+        "divided by that of `marrowlens score`."
     )
     _put(page, "limit", said, _limit_table(found, pictures))
 

@@ -1,4 +1,4 @@
-"""Time of decoding and resizing one cell by format, beside Pillow and libjpeg-turbo: python -m bench.timings.decoding
+"""Time of decoding and resizing one cell by format, beside Pillow and libjpeg-turbo.
 
     python -m bench.timings.decoding --cells ../shared/cells/originals --rounds 60
 
