@@ -13,7 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import environments, machine, pictures, pieces, plan, prepare, report, runtimes, tables
+from bench.comparison import prepare
+from bench.plan import pieces, plan, runtimes
+from bench.reporting import report, tables
+from bench.setup import environments, machine, pictures
 
 WEIGHTS = machine.ROOT / "model" / "weights"
 WORK = machine.ROOT / ".bench"

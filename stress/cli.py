@@ -15,17 +15,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from stress import results
-from stress.browsing import browsing
-from stress.bulk import bulk
-from stress.hostile import hostile
-from stress.idle import idle
-from stress.image import image
-from stress.laboratory import laboratory
-from stress.restart import restart
-from stress.signers import UncountedPictures
-from stress.sigterm import sigterm
-from stress.soak import soak
-from stress.training import training
+from stress.checks.browsing import browsing
+from stress.checks.bulk import bulk
+from stress.checks.hostile import hostile
+from stress.checks.idle import idle
+from stress.checks.image import image
+from stress.checks.laboratory import laboratory
+from stress.checks.restart import restart
+from stress.checks.sigterm import sigterm
+from stress.checks.soak import soak
+from stress.checks.training import training
+from stress.laboratory.signers import UncountedPictures
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "stress.md"

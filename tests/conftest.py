@@ -19,6 +19,7 @@ from model.image import decode
 
 if TYPE_CHECKING:
     from folded import Folded
+    from issuer import Issuer
     from playwright.sync_api import Browser
 
 # Networks of tests are so small that a second thread of torch only waits for the first: on a core that others use too,
@@ -77,6 +78,15 @@ def browser() -> Iterator["Browser"]:
     from browser import chromium  # imports Playwright
 
     with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def issuing() -> "Iterator[Issuer]":
+    """An OpenID Connect issuer on loopback."""
+    from issuer import issuer  # imports what signs tokens
+
+    with issuer() as started:
         yield started
 
 

@@ -140,6 +140,20 @@ def test_no_module_imports_itself_through_others() -> None:
         pytest.fail(" → ".join(error.args[1]))
 
 
+@pytest.mark.parametrize("folder", ["bench", "stress"])
+def test_rooms_of_the_measuring_programs_import_each_other_one_way(folder: str) -> None:
+    paths = [path.relative_to(ROOT).with_suffix("") for path in sources(folder)]
+    room_of = {".".join(path.parts): path.parts[1] for path in paths}
+    graph: dict[str, set[str]] = {}
+    for name, room in room_of.items():
+        imported = {room_of[each] for each in _imports(ROOT / f"{name.replace('.', '/')}.py") if each in room_of}
+        graph.setdefault(room, set()).update(imported - {room})
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
 def test_names_say_what_is_inside() -> None:
     names = [path.relative_to(ROOT) for path in sources(*FOLDERS)]
     assert [str(name) for name in names if EMPTY_WORDS & set("_".join(name.with_suffix("").parts).split("_"))] == []

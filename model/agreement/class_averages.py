@@ -2,9 +2,9 @@
 
 One method for all of them, and for differences of two models on the same pictures: the Bayesian bootstrap (Rubin 1981,
 doi 10.1214/aos/1176345338). Each draw weights every picture by a random exponential number. Class sizes stay fixed, as
-in a stratified split. To each class, half a picture that is right and half a one that is wrong are added, weighted at
-random too: the recall of a class then has the posterior of Jeffreys' prior, which has a width at 0 and 100 % as well
-(Brown, Cai and DasGupta 2001, doi 10.1214/ss/1009213286).
+in a stratified split. To each class, half a right and half a wrong picture are added, also with random weights: the
+recall of a class then has the posterior of Jeffreys' prior, which has a width at 0 and 100 % as well (Brown, Cai and
+DasGupta 2001, doi 10.1214/ss/1009213286).
 
 The added pictures draw every class towards one half. Averaged over classes this shift remains while the width shrinks,
 so the draws are moved to the measured value. docs/decisions/0030-intervals.md shows the coverage.

@@ -139,7 +139,7 @@ def _groups(samples: ReferenceSamples) -> NDArray[np.intp]:
 def colour_groups(picture_features: NDArray[np.float32], predicted: NDArray[np.intp]) -> NDArray[np.intp]:
     """Group number of each picture (N,): groups of like colour of about equal size, a proxy for slides.
 
-    A slide has one stain and one light, so its pictures are more alike in colour than any pictures. The colour of a
+    A slide has one stain and one light, so its pictures are more alike in colour than others. The colour of a
     picture is compared with the mean of its predicted class. All groups are halved COLOUR_SPLITS times at the median
     of the feature that varies most within each (a k-d tree, Bentley 1975).
 

@@ -34,10 +34,6 @@ KINDS = ("picture", "overlay")
 NeededOf = Callable[[Sequence[str]], Collection[str]]
 
 
-#: A browser must not interpret an uploaded file as a page, nor keep it.
-PICTURE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-
-
 def media_type(picture: bytes) -> str:
     """The media type of a picture, by its first bytes."""
     return f"image/{format_of(picture[:16]).lower()}"

@@ -29,8 +29,8 @@ def split_graph(graph: bytes) -> SplitGraph:
 
     The head is these layers, all that follows them, and what lies between them and the layers with weights before:
     normalisation, pooling, class evidence, logits, softmax. Evidence and logits are then computed from the same
-    features with the same precision. A depthwise convolution is no layer with weights here: the mean over positions is
-    one.
+    features with the same precision. Depthwise convolutions do not count as layers with weights, because the mean
+    over positions is exported as one.
 
     Raises:
         ValueError: the trunk would be empty.

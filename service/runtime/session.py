@@ -390,7 +390,7 @@ def _start(graph: bytes, intra_op_threads: int, config: ProviderConfig) -> onnxr
 
 
 def session_options(intra_op_threads: int) -> onnxruntime.SessionOptions:
-    """Session options, chosen by measurements with bench/session_options.py; results in docs/providers.md."""
+    """Session options, chosen by measurements with bench/timings/session_options.py; results in docs/providers.md."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads  # onnxruntime's default counts the machine's cores
     options.inter_op_num_threads = 1

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.batch_policy import POLICIES, Costs, latencies_s
+from bench.simulations.batch_policy import POLICIES, Costs, latencies_s
 
 TIME_S = st.floats(0.1e-3, 5e-3)
 

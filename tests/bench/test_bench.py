@@ -14,15 +14,15 @@ from checkout import ROOT
 from conftest import Draw
 from serving import client
 
-from bench import featherweight, machine, pictures
-from bench.cells import Cell, EngineTiming, Ledger, OnePicture, Refusals
-from bench.load import Exchange
-from bench.measure import Pictures, accepted_at
-from bench.pieces import OURS, PIECES, chosen
-from bench.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
-from bench.starting import descendants
-from bench.summary import best_peer, by_round, ratio
-from bench.verdict import verdicts
+from bench.comparison.measure import Pictures, accepted_at
+from bench.plan.cells import Cell, EngineTiming, Ledger, OnePicture, Refusals
+from bench.plan.pieces import OURS, PIECES, chosen
+from bench.plan.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
+from bench.reporting.summary import best_peer, by_round, ratio
+from bench.reporting.verdict import verdicts
+from bench.setup import featherweight, machine, pictures
+from bench.setup.starting import descendants
+from bench.traffic.load import Exchange
 from model.contract import read_manifest
 from model.image import decode
 from service.runtime.session import open_session

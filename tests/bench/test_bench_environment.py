@@ -17,7 +17,7 @@ class Absent:
 
 ABSENT = set(sys.argv[1:])
 sys.meta_path.insert(0, Absent())
-import bench.cli, bench.conduct, bench.plots, bench.prepare, bench.report
+import bench.cli, bench.comparison.conduct, bench.reporting.plots, bench.comparison.prepare, bench.reporting.report
 """
 
 

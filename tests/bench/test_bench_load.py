@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from bench.load import closed_loop, open_loop, poisson
-from bench.wire import Address, connect, form, infer, post
+from bench.traffic.load import closed_loop, open_loop, poisson
+from bench.traffic.wire import Address, connect, form, infer, post
 
 #: A JPEG's worth of bytes that no multipart boundary is in.
 BYTES = bytes(range(256)) * 8

@@ -9,13 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from service.runtime.artifact import bundled_artefact
-from stress import cli, hostile, memory, results, sigterm
-from stress.case import CANARY, Case
-from stress.idle import idle
-from stress.restart import restart
+from stress import cli, results
+from stress.attacks.case import CANARY, Case
+from stress.checks import hostile, sigterm
+from stress.checks.idle import idle
+from stress.checks.restart import restart
+from stress.checks.soak import Asked, Counts, Size, _disagreeing, _grown, _wrong, soak
+from stress.clients.wire import Reply
+from stress.processes import memory
 from stress.results import Result, Steps, Table
-from stress.soak import Asked, Counts, Size, _disagreeing, _grown, _wrong, soak
-from stress.wire import Reply
 
 
 @pytest.mark.slow
@@ -201,7 +203,7 @@ def test_a_check_that_runs_with_one_worker_refuses_several() -> None:
 
 
 def test_a_fault_is_the_commands_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stress.idle.LIMIT_BYTES", 1)
+    monkeypatch.setattr("stress.checks.idle.LIMIT_BYTES", 1)
     ran = CliRunner().invoke(cli.app, ["idle", "--model", "tiny", "--page", str(tmp_path / "stress.md")])
     assert ran.exit_code == 1
     assert "MB resident" in ran.output

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.worker_model import Costs, pictures_per_s
+from bench.simulations.worker_model import Costs, pictures_per_s
 
 TIME_S = st.floats(0.05e-3, 2e-3)
 

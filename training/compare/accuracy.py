@@ -2,8 +2,8 @@
 
 Only the calibration block of a run is read, so that models can be chosen without a test picture. Pictures that a model
 learned from or was tested on are left out for all of them, by the split lists beside the artefacts; what its teachers
-and initial weights learned from is not checked. Of the classes, those count that all models support; every model still
-chooses among all its outputs.
+and initial weights learned from is not checked. Only classes that all models support count; every model still chooses
+among all its outputs.
 """
 
 import hashlib

@@ -3,8 +3,9 @@
 The perceptual hash is the sign of the lowest 16 x 16 DCT frequencies of the luminance at 64 px, without the mean: the
 DCT hash of Zauner (2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2.1) with 255
 bits in place of 63 and the sign in place of the median. With 63 bits, different cells (dark discs in bright fields)
-differ in as few as 5. Signs make orientations cheap: mirroring flips the sign of each odd frequency
-along its axis, and a diagonal swaps the axes. ImageHash's phash has 64 bits by default and detects no rotation.
+differ in as few as 5. With signs, orientations are cheap to compare: mirroring flips the sign of each odd frequency
+along its axis, and mirroring at a diagonal swaps the axes. ImageHash's phash has 64 bits by default and detects no
+rotation.
 
 All pairs are compared exactly, in blocks that fit a core's cache. Trees do not help in 255 dimensions, and cells share
 too many bits for locality-sensitive hashing. The distances of four words give four mirrorings at once: a mirrored word

@@ -4,14 +4,15 @@ Hashes of whole pictures do not find them: a neighbour of one cell is the centre
 stages, as in the retrieval of near-duplicate photographs:
 
 1. Keypoints: the local extrema of a band-pass (difference of Gaussians), each described by the lowest frequencies of
-   the patch around it. Both do not depend on where a crop begins.
-2. Hashes of patches: random hyperplanes (Charikar 2002, locality-sensitive hashing) put like patches into one bucket.
-   A bucket of many patches is skipped: blank background identifies no field.
-3. Correlation: each pair of like patches implies a shift. The overlap at this shift is correlated in the band-pass,
-   coarsely, and where that is promising at twice the resolution: as dark discs, different cells are alike too.
+   the patch around it. Neither depends on where a crop begins.
+2. Hashes of patches: random hyperplanes (Charikar 2002, locality-sensitive hashing) put similar patches into one
+   bucket. A bucket of many patches is skipped: blank background identifies no field.
+3. Correlation: each pair of similar patches suggests a shift. The overlap at this shift is correlated in the
+   band-pass: first coarsely, then, if the result is high, at twice the resolution. Coarsely seen, different cells are
+   alike too: dark discs.
 
 Bits of a hash grow with the logarithm of the number of patches, so time and memory grow about linearly. Rotated and
-mirrored crops are not searched: a cropper turns nothing.
+mirrored crops are not searched, because programs that cut cells do not rotate them.
 """
 
 import io

@@ -1,8 +1,8 @@
 """Localisation, faithfulness and randomisation tests of the attention and evidence maps.
 
 Localisation: the share of a map inside a rough mask of the cell, against centred Gaussians: one of the same spread, and
-one of the spread of an average cell. Cells lie in the middle of their pictures, so a map that knew nothing but this
-would do as well as the Gaussians.
+one of the spread of an average cell. Cells lie in the middle of their pictures, so a map that shows
+only this is no better than the Gaussians.
 
 Faithfulness: pixels are deleted or inserted in the order of the map (arXiv 1806.07421, section 4.1), against a centred
 disc and a random order. A map that orders no better than the disc does not explain the answer.

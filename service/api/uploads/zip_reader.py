@@ -144,13 +144,13 @@ def _entry(body: memoryview, at: int, end: int) -> tuple[Entry, int]:
     if behind > end:
         raise DamagedZip(f"its directory is damaged at byte {at}")
     raw_name, extra = bytes(body[name_at : name_at + names]), bytes(body[name_at + names : behind - comments])
-    size, packed, place = _widened(extra, size, packed, place)
+    size, packed, place = _with_zip64_values(extra, size, packed, place)
     if disk not in (0, 0xFFFF):
         raise DamagedZip("it is one of several parts; send the archive as one file")
     return Entry(_name(raw_name, flags, extra), raw_name, flags, method, crc, packed, size, place), behind
 
 
-def _widened(extra: bytes, *fields: int) -> Iterator[int]:
+def _with_zip64_values(extra: bytes, *fields: int) -> Iterator[int]:
     """The fields; those of 0xFFFFFFFF are replaced by the ZIP64 extra field, which holds only these (4.5.3)."""
     wide = _extra_field(extra, _ZIP64_EXTRA) if 0xFFFFFFFF in fields else b""
     at = 0
@@ -215,7 +215,7 @@ def _local(body: memoryview, entry: Entry, end: int) -> tuple[int, bool, int]:
     name_at = entry.at + _LOCAL_FIELDS.size
     data_at = name_at + names + extras
     agrees = (method, bytes(body[name_at : name_at + names])) == (entry.method, entry.raw_name)
-    size, packed = _widened(bytes(body[name_at + names : data_at]), size, packed)
+    size, packed = _with_zip64_values(bytes(body[name_at + names : data_at]), size, packed)
     unknown = (0, 0xFFFFFFFF) if flags & _WITH_DESCRIPTOR else ()  # each alone: streams often know only the size
     listed = (entry.crc, entry.packed_bytes, entry.size)
     agrees = agrees and all(own in (*unknown, other) for own, other in zip((crc, packed, size), listed, strict=True))

@@ -14,13 +14,12 @@ from service.api.state import AppState, AppStateDep, RequestId, RequestTimeoutMs
 from service.api.uploads.archives import Upload
 from service.api.uploads.body import content_type, many_pictures, one_picture
 from service.api.uploads.memory_budget import MemoryReservation
-from service.errors import UnknownSpecimen
 from service.lis.api import examples
 from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, KnownQuery, SpecimenId
+from service.lis.api.picture_response import picture_response
 from service.lis.api.routes import Place
 from service.lis.domain.differential import ClassifiedCell
 from service.lis.ingest import MAX_KEY, Ingest
-from service.lis.picture_store import PICTURE_HEADERS, media_type
 from service.lis.schemas import AddedCells, AddedItem, Cell
 
 if TYPE_CHECKING:  # imports SQLAlchemy
@@ -112,10 +111,7 @@ async def see_cell(
 ) -> Response:
     """The picture as it was sent, if the laboratory stores pictures and it has not expired."""
     cell = await lab.query(lab.use_cases.cell, specimen_id, place)
-    data = await lab.load_picture(cell.sha256, kind)
-    if data is None:
-        raise UnknownSpecimen("picture")
-    return Response(data, media_type=media_type(data), headers=PICTURE_HEADERS)
+    return picture_response(await lab.load_picture(cell.sha256, kind), "picture")
 
 
 async def _uploads(

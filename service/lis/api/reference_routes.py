@@ -7,9 +7,8 @@ from fastapi import APIRouter, Path, Request, Response
 from model.fields import Code, Sha256
 from service.api.openapi import problem_responses
 from service.auth.middleware import CurrentCaller
-from service.errors import UnknownSpecimen
 from service.lis.api.dependencies import CurrentLaboratory, KnownQuery, ReaderHeader, current_actor
-from service.lis.picture_store import PICTURE_HEADERS, media_type
+from service.lis.api.picture_response import picture_response
 from service.lis.schemas import ReferenceCellList
 
 router = APIRouter(tags=["specimens"], dependencies=[KnownQuery])
@@ -48,6 +47,4 @@ async def see_reference_cell(
             actor = await current_actor(request, caller, sent)
             await lab.query(lab.use_cases.record_read, specimen_id, "reference cell", actor)
         data = await lab.load_picture(picture, "picture")
-    if data is None:
-        raise UnknownSpecimen("reference cell")
-    return Response(data, media_type=media_type(data), headers=PICTURE_HEADERS)
+    return picture_response(data, "reference cell")

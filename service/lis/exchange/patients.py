@@ -24,7 +24,7 @@ def update(session: Session, updates: Sequence[PatientUpdate], actor: Actor) -> 
     numbers = {number.number for each in updates for number in _numbers(each)}
     rows = specimens.lock_with_patient_numbers(session, numbers) if numbers else ()
     for each in updates:
-        for row in _concerned(rows, each):
+        for row in _matching_rows(rows, each):
             _apply(session, row, each, actor)
 
 
@@ -33,7 +33,7 @@ def _numbers(update: PatientUpdate) -> Sequence[PatientNumber]:
     return update.merged or update.patient.all_numbers()
 
 
-def _concerned(rows: Iterable[SpecimenRow], update: PatientUpdate) -> Iterable[SpecimenRow]:
+def _matching_rows(rows: Iterable[SpecimenRow], update: PatientUpdate) -> Iterable[SpecimenRow]:
     """By a whole number: a part of the authority could be that of two patients."""
     for row in rows:
         known = Patient.model_validate(row.patient)
@@ -48,13 +48,13 @@ def _apply(session: Session, row: SpecimenRow, new: PatientUpdate, actor: Actor)
     if not new.merged:
         specimens.change(session, row, SpecimenChange(merged_patient(known, new.patient, new.deleted)), actor)
         return
-    specimens.change(session, row, SpecimenChange(_moved(known, new), moves_patient=True), actor)
+    specimens.change(session, row, SpecimenChange(_patient_after_merge(known, new), moves_patient=True), actor)
     if row.reports:  # they name the other patient
         row.merged_at = datetime.now(UTC)
         audit.record(session, actor, "merge", row.id, revision=row.revision)
 
 
-def _moved(known: Patient, merge: PatientUpdate) -> Patient:
+def _patient_after_merge(known: Patient, merge: PatientUpdate) -> Patient:
     """The surviving patient: own numbers, and those of the merged one that the merge does not replace."""
     surviving = merge.patient.all_numbers()
     kept = [

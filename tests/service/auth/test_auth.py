@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from issuer import AUDIENCE, Issuer, issuer
+from issuer import AUDIENCE, Issuer
 from keys import bearer, entry, keys_file
 from serving import client, refused
 from starlette.testclient import TestClient
@@ -40,12 +40,6 @@ def address(path: str, specimen: str = "0" * 32) -> str:
 
 def scopes_of(operation: Any) -> set[str]:
     return {scope for requirement in operation["security"] for scope in requirement["bearer"]}
-
-
-@pytest.fixture(scope="module")
-def issuing() -> Iterator[Issuer]:
-    with issuer() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Draw
-from issuer import AUDIENCE, Issuer, issuer
+from issuer import AUDIENCE, Issuer
 from keys import bearer, entry, keys_file
 from serving import async_client, client, refused, served
 from starlette.testclient import TestClient
 
 FRONT, SCANNER = "mlk_front", "mlk_scanner"
-
-
-@pytest.fixture(scope="module")
-def issuing() -> Iterator[Issuer]:
-    with issuer() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import jwt
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from issuer import AUDIENCE, Issuer, issuer
+from issuer import AUDIENCE, Issuer
 from joserfc.jwk import RSAKey
 from keys import bearer, entry, keys_file
 from lab import open_request, use_cases, user
@@ -74,12 +74,6 @@ TAKEN = (
     "х.пример",
     "x" * MAX_NAME,
 )
-
-
-@pytest.fixture(scope="module")
-def issuing() -> Iterator[Issuer]:
-    with issuer() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

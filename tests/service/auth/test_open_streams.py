@@ -12,19 +12,13 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Draw
-from issuer import AUDIENCE, Issuer, issuer
+from issuer import AUDIENCE, Issuer
 from keys import entry, keys_file
 from ndjson_client import chunk, line, next_document
 from serving import Served, served, zipped
 
 KEY, OTHER = "mlk_stream", "mlk_other"
 SOON_S = 30  # of a busy machine; the service looks every second
-
-
-@pytest.fixture(scope="module")
-def issuing() -> Iterator[Issuer]:
-    with issuer() as started:
-        yield started
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laboratory import PATIENT, code_of, report
+from laboratory import code_of, report, report_of_words
 
 from examples import examples
 from service.config.lis import LisSettings
-from service.lis.domain.report import Cellularity, MegakaryocyteAssessment, Order, Report, ReportModel, ReportStatus
+from service.lis.domain.report import Cellularity, MegakaryocyteAssessment, Report
 from service.lis.exchange.astm import records
 from service.lis.exchange.astm.records import frames, latin
 from service.lis.exchange.fhir import bundle
@@ -36,21 +36,9 @@ NAMES += ("signed_by", "comment", "correction", "model", "version", "remark", "e
 
 def said(words: dict[str, str]) -> Report:
     """A report with these words in every field that a person or another system fills."""
-    patient = PATIENT.model_copy(update={name: words[name] for name in ("identifier", "authority", "family", "given")})
-    asked = Order.model_construct(
-        placer_number=words["placer"],
-        filler_number=words["filler"],
-        service_code=words["code"],
-        service_name=words["name"],
-        service_system=words["system"],
-    )
-    model = ReportModel(name=words["model"], version=words["version"], sha256="ab" * 32)
-    fields: dict[str, Any] = {name: words[name] for name in ("number", "signed_by", "comment", "correction")}
-    fields["cellularity"] = Cellularity.model_construct(grade="normal", remark=words["remark"])
-    fields["megakaryocyte_assessment"] = MegakaryocyteAssessment.model_construct(
-        grade="not_assessed", remark=words["excuse"]
-    )
-    return report(ReportStatus.CORRECTED, patient=patient, order=asked, models=[model], **fields)
+    cellularity = Cellularity.model_construct(grade="normal", remark=words["remark"])
+    megakaryocytes = MegakaryocyteAssessment.model_construct(grade="not_assessed", remark=words["excuse"])
+    return report_of_words(words, words["model"], cellularity=cellularity, megakaryocyte_assessment=megakaryocytes)
 
 
 #: Never empty: an empty field at the end of a segment is left away.

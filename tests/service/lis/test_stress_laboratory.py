@@ -12,11 +12,11 @@ from service.config.lis import LisSettings
 from service.lis.domain.report import Patient, ReportStatus
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.hl7.results import encode_report
-from stress import browsing
-from stress.laboratory import laboratory
-from stress.received import Signed, faults, messages
+from stress.checks import browsing
+from stress.checks.laboratory import laboratory
+from stress.laboratory.received import Signed, faults, messages
+from stress.laboratory.signers import PICTURES, SigningClients, UncountedPictures, chosen, expected
 from stress.results import Steps
-from stress.signers import PICTURES, Desk, UncountedPictures, chosen, expected
 
 #: Of 30 pictures; the first specimens are chosen from them.
 CODES = [("EBO", "NGS", "LYT", "ART")[at % 4] for at in range(PICTURES)]
@@ -44,7 +44,7 @@ async def test_many_specimens_are_browsed(artefact: Path, monkeypatch: pytest.Mo
 
 def test_pictures_of_classes_that_are_not_counted_are_refused() -> None:
     with pytest.raises(UncountedPictures, match=r"all 30 pictures are of classes that are not counted \(ART, NIF\)"):
-        Desk("http://127.0.0.1:1", ["ART", "NIF"] * 15, [])
+        SigningClients("http://127.0.0.1:1", ["ART", "NIF"] * 15, [])
 
 
 def message(number: int, control_id: str, *, status: ReportStatus = ReportStatus.FINAL) -> tuple[str, Signed]:

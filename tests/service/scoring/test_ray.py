@@ -16,8 +16,8 @@ from graphs import write_artefact
 from parts import as_table, as_tar, rows, said
 
 from service.runtime.session import open_session
-from stress.bulk import Scene, _compared, _key, bulk
-from stress.cluster import BUCKET, Peer
+from stress.checks.bulk import Scene, _compared, _key, bulk
+from stress.processes.cluster import BUCKET, Peer
 from stress.results import Steps
 
 Draw = Callable[..., bytes]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from raw_http import answers
+from raw_http import connected, raw_answer, said
 from serving import Served, served
 
 from service.config.settings import Settings
@@ -25,30 +25,12 @@ def service(artefact: Path) -> Iterator[Served]:
         yield started
 
 
-def said(service: Served, *pieces: bytes) -> bytes:
-    """All bytes received until the service closes the connection, which may happen before all pieces are sent."""
-    url = httpx.URL(service.url)
-    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
-        for piece in pieces:
-            try:
-                connection.sendall(piece)
-            except ConnectionError:
-                break
-        heard = b""
-        try:
-            while data := connection.recv(65536):
-                heard += data
-        except ConnectionResetError:
-            pass
-    return heard
-
-
 def filler(size: int) -> bytes:
     return b"".join(b"X-%d: %s\r\n" % (at, b"a" * 90) for at in range(size // 100))
 
 
 def test_a_head_as_long_as_allowed_is_read(service: Served) -> None:
-    answer = said(service, LIVE + filler(MAX_HEAD_BYTES - 8192) + b"Connection: close\r\n\r\n")
+    answer = raw_answer(service, LIVE + filler(MAX_HEAD_BYTES - 8192) + b"Connection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
@@ -63,33 +45,33 @@ def test_a_head_as_long_as_allowed_is_read(service: Served) -> None:
     ids=["at once", "header by header", "one header", "target"],
 )
 def test_a_longer_one_is_refused_before_it_ends(service: Served, pieces: tuple[bytes, ...]) -> None:
-    answer = said(service, *pieces)
+    answer = raw_answer(service, *pieces)
     assert answer.startswith(b"HTTP/1.1 431 ") or not answer  # a reset may overtake the answer
     assert httpx.get(f"{service.url}/health/live").status_code == 200
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET", LIVE, LIVE + b"X: a", LIVE + b"\r\n" + LIVE])
 def test_a_head_that_does_not_come_is_not_waited_for(service: Served, begun: bytes) -> None:
-    assert b"HTTP/1.1 408 Request Timeout" in said(service, begun)
+    assert b"HTTP/1.1 408 Request Timeout" in raw_answer(service, begun)
 
 
 def test_a_body_may_take_longer_than_a_head(service: Served) -> None:
     head = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
-    assert b"urn:problem-type:marrowlens:upload-too-slow" in said(service, head)
+    assert b"urn:problem-type:marrowlens:upload-too-slow" in raw_answer(service, head)
 
 
 def test_many_requests_at_once_are_not_one_long_head(service: Served) -> None:
     requests = (LIVE + b"\r\n") * 5000 + LIVE + b"Connection: close\r\n\r\n"
-    assert said(service, requests).count(b"HTTP/1.1 200 ") == 5001
+    assert raw_answer(service, requests).count(b"HTTP/1.1 200 ") == 5001
 
 
 @pytest.mark.parametrize("rest", [b"\0\0\0", b"GET /" + b"a" * 2 * MAX_HEAD_BYTES])
 def test_what_follows_a_request_does_not_spoil_its_answer(service: Served, rest: bytes) -> None:
-    assert said(service, LIVE + b"\r\n" + rest).startswith(b"HTTP/1.1 200 ")
+    assert raw_answer(service, LIVE + b"\r\n" + rest).startswith(b"HTTP/1.1 200 ")
 
 
 def test_what_is_no_http_is_a_problem_too(service: Served) -> None:
-    answer = said(service, b"\x16\x03\x01\x02\x00\r\n\r\n")
+    answer = raw_answer(service, b"\x16\x03\x01\x02\x00\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in answer
 
 
@@ -112,7 +94,7 @@ def test_what_is_refused_below_the_routes_is_answered_counted_and_logged_like_al
     service: Served, sent: bytes, status: int, reason: str, logged: str
 ) -> None:
     before = len(service.lines)
-    [only] = answers(said(service, sent))
+    [only] = said(service, sent)
     assert only.status == status and only.document()["type"] == f"urn:problem-type:marrowlens:{reason}"
     assert only.request_id == only.document()["request_id"] and len(only.request_id) in (4, 32)
     assert (only.request_id == "mine") is (b"mine" in sent)
@@ -131,7 +113,7 @@ def test_what_is_refused_below_the_routes_is_answered_counted_and_logged_like_al
 def test_an_idle_connection_is_kept_for_as_long_as_is_set(artefact: Path) -> None:
     with served(artefact, keep_alive_s="0.2") as hasty:
         hasty.wait_listening()
-        assert said(hasty, LIVE + b"\r\n").count(b"HTTP/1.1 200 ") == 1  # then closed by the service
+        assert raw_answer(hasty, LIVE + b"\r\n").count(b"HTTP/1.1 200 ") == 1  # then closed by the service
     assert Settings().keep_alive_s > 60  # the keep-alive of nginx, AWS and GCP, or longer
 
 
@@ -143,8 +125,7 @@ def test_head_requests_are_answered_without_a_word_in_the_log(service: Served) -
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="packets are counted by Linux's TCP_INFO")
 def test_head_and_body_come_in_one_packet(service: Served) -> None:
-    url = httpx.URL(service.url)
-    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+    with connected(service) as connection:
         for count, path in enumerate((b"/health/live", b"/classes", b"/nowhere"), start=1):
             connection.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
             heard = connection.recv(65536)
@@ -160,7 +141,7 @@ def test_head_and_body_come_in_one_packet(service: Served) -> None:
 )
 def test_a_request_names_one_host(service: Served, request_line: str, hosts: int, status: int) -> None:
     sent = f"GET /health/live {request_line}\r\n" + "Host: localhost\r\n" * hosts + "Connection: close\r\n\r\n"
-    assert said(service, sent.encode()).startswith(f"HTTP/1.1 {status} ".encode())
+    assert raw_answer(service, sent.encode()).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 FROZEN = """

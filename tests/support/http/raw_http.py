@@ -30,7 +30,7 @@ class Answered:
 def connected(service: Served, context: ssl.SSLContext | None = None) -> socket.socket:
     """A connection to the service."""
     url = httpx.URL(service.url)
-    plain = socket.create_connection((url.host, url.port or 80), timeout=20)
+    plain = socket.create_connection((url.host, url.port or 80), timeout=60)
     return plain if context is None else context.wrap_socket(plain, server_hostname=url.host)
 
 
@@ -68,15 +68,20 @@ def answers(heard: bytes) -> list[Answered]:
     return found
 
 
-def said(service: Served, *pieces: bytes, context: ssl.SSLContext | None = None) -> list[Answered]:
-    """The answers to these bytes, until the service closes the connection; it may do so before all are sent."""
+def raw_answer(service: Served, *pieces: bytes, context: ssl.SSLContext | None = None) -> bytes:
+    """All bytes received until the service closes the connection, which may happen before all pieces are sent."""
     with connected(service, context) as connection:
         for piece in pieces:
             try:
                 connection.sendall(piece)
             except ConnectionError:
                 break
-        return answers(all_that_comes(connection))
+        return all_that_comes(connection)
+
+
+def said(service: Served, *pieces: bytes, context: ssl.SSLContext | None = None) -> list[Answered]:
+    """The answers in `raw_answer`."""
+    return answers(raw_answer(service, *pieces, context=context))
 
 
 def said_after_continue(service: Served, first: bytes, *rest: bytes) -> list[Answered]:

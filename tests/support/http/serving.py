@@ -23,7 +23,7 @@ from service.app import create_app
 from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.runtime.session import Outputs, Session, open_session
-from stress.pictures import tarred as tarred  # for tests, beside `zipped`
+from stress.clients.pictures import tarred as tarred  # for tests, beside `zipped`
 
 #: Where pip puts the command of the environment that runs the tests.
 COMMAND = Path(sys.executable).with_name("marrowlens")

@@ -5,14 +5,26 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from service.lis.exchange.fhir.transport import FhirTransport
+
 TOKEN = "a-token-of-the-receiver"
+
+
+@asynccontextmanager
+async def fhir_transport(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> AsyncIterator[FhirTransport]:
+    """The service's transport to a FHIR server, closed at the end."""
+    opened = FhirTransport(url, token, timeout_s)
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 class Server:

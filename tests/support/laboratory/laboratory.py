@@ -71,6 +71,21 @@ def report(
     return whole.model_copy(update=fields)
 
 
+def report_of_words(words: dict[str, str], model_name: str, **fields: Any) -> Report:
+    """A corrected report with these words wherever a person or another system fills a field."""
+    patient = PATIENT.model_copy(update={name: words[name] for name in ("identifier", "authority", "family", "given")})
+    order = Order.model_construct(
+        placer_number=words["placer"],
+        filler_number=words["filler"],
+        service_code=words["code"],
+        service_name=words["name"],
+        service_system=words["system"],
+    )
+    model = ReportModel(name=model_name, version=words["version"], sha256="ab" * 32)
+    typed = {name: words[name] for name in ("number", "signed_by", "comment", "correction")}
+    return report(ReportStatus.CORRECTED, patient=patient, order=order, models=[model], **typed, **fields)
+
+
 def order(*segments: str, kind: str = "OML^O33^OML_O33", **msh: str) -> str:
     """A message as a laboratory's system sends it. `msh` replaces fields of MSH: `f12="2.3"`."""
     fields = {3: "LIS", 4: "LAB", 5: "MARROWLENS", 6: "LAB", 7: "20260504083000+0200", 9: kind, 10: "ORD-1", 11: "P"}

@@ -26,7 +26,7 @@ from hl7apy.core import Message
 from hl7apy.mllp import AbstractHandler, MLLPServer
 from hl7apy.parser import parse_message
 
-from stress.cast import NODE
+from stress.laboratory.cast import NODE
 
 VT, END = b"\x0b", b"\x1c\r"
 

@@ -8,24 +8,10 @@ import commands
 import torch
 from safetensors.torch import load_file
 
+from stress.training.drawn_config import DRAWN_CONFIG
 from training.config import ModelConfig
 from training.drawn.painter import write_folder
 from training.networks.build import build
-
-CONFIG = """
-name = "drawn"
-version = "0.0.1"
-seed = 3
-[model]
-variant = "micro"
-input_size = 32
-drop_path = 0.2
-[data]
-sources = [{name = "drawn", folder = "drawn", licence = "CC0", attribution = "drawn by training/drawn/painter.py"}]
-[card]
-intended_use = "tests"
-licence = "CC0"
-"""
 
 
 class Desk:
@@ -36,7 +22,7 @@ class Desk:
         write_folder(folder / "drawn", ("EOS", "LYT", "NGS"), 16, size=48)
 
     def write(self, name: str, text: str, *changes: tuple[str, str]) -> None:
-        config = CONFIG + text
+        config = DRAWN_CONFIG + text
         for old, new in changes:
             config = config.replace(old, new)
         (self.folder / f"{name}.toml").write_text(config.replace("TEACHER", str(self.folder / "runs" / "teacher")))

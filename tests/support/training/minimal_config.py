@@ -1,4 +1,6 @@
-"""The shortest configuration of a training run."""
+"""The shortest configurations of a training run: as a file, and of a micro network as an object."""
+
+from training.config import Config
 
 MINIMAL = """
 name = "small"
@@ -14,3 +16,13 @@ attribution = "drawn"
 intended_use = "tests"
 licence = "CC0"
 """
+
+MICRO = Config.model_validate(
+    {
+        "name": "gate",
+        "version": "0.0.1",
+        "model": {"variant": "micro", "input_size": 64},
+        "data": {"sources": [{"name": "drawn", "folder": "x", "licence": "CC0", "attribution": "drawn"}]},
+        "card": {"intended_use": "tests", "licence": "CC0"},
+    }
+)

@@ -9,29 +9,19 @@ import onnx
 import pytest
 import torch
 from lesions import lesions
+from minimal_config import MICRO
 from torch import nn
 
 from model.attention import MLKA
 from model.contract import Manifest, Precision
 from model.van import VAN, VARIANTS
 from service.runtime.session import open_session
-from training.config import Config, ModelConfig
+from training.config import ModelConfig
 from training.export.card import model_card
 from training.export.export import ExportError, Servable, Trained, check_graph, check_mlka_widths, export, to_onnx
 from training.export.inert import InertError
 from training.networks.build import build
 from training.run import Evaluation, EvaluationCount
-
-CONFIG = Config.model_validate(
-    {
-        "name": "gate",
-        "version": "0.0.1",
-        "model": {"variant": "micro", "input_size": 64},
-        "data": {"sources": [{"name": "drawn", "folder": "x", "licence": "CC0", "attribution": "drawn"}]},
-        "card": {"intended_use": "tests", "licence": "CC0"},
-    }
-)
-
 
 UNFITTED = Evaluation(temperature=1.0, temperature_fitted=False, metrics=(), confusion={})
 
@@ -39,7 +29,7 @@ UNFITTED = Evaluation(temperature=1.0, temperature_fitted=False, metrics=(), con
 @pytest.fixture(scope="module")
 def network() -> VAN:
     torch.manual_seed(0)
-    net = VAN("micro", len(CONFIG.codes)).eval()
+    net = VAN("micro", len(MICRO.codes)).eval()
     # Layer scales as after training: larger than the initial 0.3, so that an error in a block shows.
     for name, parameter in net.named_parameters():
         if "layer_scale" in name:
@@ -51,11 +41,11 @@ def network() -> VAN:
 
 @pytest.fixture(scope="module")
 def graph(network: VAN) -> bytes:
-    return to_onnx(Servable(network, CONFIG, 1.7).eval(), 64).SerializeToString()
+    return to_onnx(Servable(network, MICRO, 1.7).eval(), 64).SerializeToString()
 
 
 def test_a_faithful_graph_passes_and_gives_its_shapes(network: VAN, graph: bytes) -> None:
-    shapes = check_graph(graph, Servable(network, CONFIG, 1.7).eval(), 64)
+    shapes = check_graph(graph, Servable(network, MICRO, 1.7).eval(), 64)
     assert shapes == {
         "probabilities": (21,),
         "logits": (21,),
@@ -67,14 +57,14 @@ def test_a_faithful_graph_passes_and_gives_its_shapes(network: VAN, graph: bytes
 
 def test_another_temperature_is_caught(network: VAN, graph: bytes) -> None:
     with pytest.raises(ExportError, match="probabilities at batch 1: off by"):
-        check_graph(graph, Servable(network, CONFIG, 1.0).eval(), 64)
+        check_graph(graph, Servable(network, MICRO, 1.0).eval(), 64)
 
 
 def test_a_changed_weight_is_caught(network: VAN, graph: bytes) -> None:
-    other = VAN("micro", len(CONFIG.codes)).eval()
+    other = VAN("micro", len(MICRO.codes)).eval()
     other.load_state_dict(network.state_dict() | {"head.bias": network.head.bias + 1e-3})
     with pytest.raises(ExportError, match="off by"):
-        check_graph(graph, Servable(other, CONFIG, 1.7).eval(), 64)
+        check_graph(graph, Servable(other, MICRO, 1.7).eval(), 64)
 
 
 class _Leaky(Servable):
@@ -97,16 +87,16 @@ def _leaking(graph: bytes) -> bytes:
 
 
 def test_evidence_that_does_not_sum_to_the_logits_is_caught(network: VAN, graph: bytes) -> None:
-    leaky = _Leaky(network, CONFIG, 1.7).eval()
+    leaky = _Leaky(network, MICRO, 1.7).eval()
     with pytest.raises(ExportError, match="mean of evidence plus bias"):
         check_graph(_leaking(graph), leaky, 64)
 
 
 def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> None:
-    sick = VAN("micro", len(CONFIG.codes)).eval()
+    sick = VAN("micro", len(MICRO.codes)).eval()
     sick.load_state_dict(network.state_dict() | {"head.bias": torch.full((21,), float("nan"))})
     trained = Trained(
-        CONFIG,
+        MICRO,
         sick,
         Evaluation(temperature=1.0, metrics=(), confusion={}, lesions=lesions(sick)),
         {"drawn": Counter(PMO=90)},
@@ -121,7 +111,7 @@ def test_a_network_of_nans_is_never_written(network: VAN, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def exported(network: VAN, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     evaluation = UNFITTED.model_copy(update={"lesions": lesions(network)})
-    trained = Trained(CONFIG, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
+    trained = Trained(MICRO, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
     return export(trained, tmp_path_factory.mktemp("exported"))
 
 
@@ -144,21 +134,21 @@ def test_a_temperature_that_nothing_determines_is_no_calibration(exported: tuple
 
 def test_scaling_and_normalising_are_those_of_the_configuration(network: VAN) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    planes = (images / 255.0 - CONFIG.model.mean) / CONFIG.model.std
+    planes = (images / 255.0 - MICRO.model.mean) / MICRO.model.std
     by_hand = network(torch.from_numpy(planes).permute(0, 3, 1, 2).float()).logits
-    torch.testing.assert_close(Servable(network, CONFIG, 1.7)(torch.from_numpy(images))[1], by_hand, atol=1e-4, rtol=0)
+    torch.testing.assert_close(Servable(network, MICRO, 1.7)(torch.from_numpy(images))[1], by_hand, atol=1e-4, rtol=0)
 
 
 def test_a_network_in_training_mode_is_refused(network: VAN) -> None:
     with pytest.raises(ValueError, match="training mode"):
-        to_onnx(Servable(network, CONFIG, 1.0).train(), 64)
+        to_onnx(Servable(network, MICRO, 1.0).train(), 64)
     network.eval()
 
 
 def test_groups_that_onnxruntime_is_slow_at_are_named_with_a_width_that_is_not() -> None:
     for name in ("tiny", "tiny_deep", "mlka_s", "mlka_m", "mlka_l", "van_b0"):
         with torch.device("meta"):
-            check_mlka_widths(VAN(VARIANTS[name], len(CONFIG.codes)))
+            check_mlka_widths(VAN(VARIANTS[name], len(MICRO.codes)))
     with pytest.raises(ValueError, match="1 gives each scale 10 channels; .* a width that is a multiple of 48"):
         check_mlka_widths(nn.Sequential(nn.Identity(), MLKA(30, ("3-5-1", "5-7-1", "7-9-1"))))
 
@@ -168,8 +158,8 @@ def test_groups_that_onnxruntime_is_slow_at_are_named_with_a_width_that_is_not()
 def test_the_magnitude_of_features_is_not_served_as_attention(tmp_path: Path, precision: Precision) -> None:
     """A comparison network has no attention that a lesion could test."""
     torch.manual_seed(0)
-    config = CONFIG.model_copy(update={"model": ModelConfig(variant="convnext_atto", input_size=64)})
-    net = build(config.model, len(CONFIG.codes)).eval()
+    config = MICRO.model_copy(update={"model": ModelConfig(variant="convnext_atto", input_size=64)})
+    net = build(config.model, len(MICRO.codes)).eval()
     evaluation = UNFITTED.model_copy(update={"lesions": ()})
     trained = Trained(config, net, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
     path, manifest = export(trained, tmp_path, precision)
@@ -192,7 +182,7 @@ def test_the_magnitude_of_features_is_not_served_as_attention(tmp_path: Path, pr
 )
 def test_the_thresholds_of_inert_parts(network: VAN, tmp_path: Path, changed: float, inert: tuple[str, ...]) -> None:
     evaluation = UNFITTED.model_copy(update={"lesions": lesions(network, changed)})
-    trained = Trained(CONFIG, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
+    trained = Trained(MICRO, network, evaluation, {"drawn": Counter(PMO=90)}, "none", "0" * 64)
     if inert:
         with pytest.raises(InertError) as refused:
             export(trained, tmp_path)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from graphs import edit_manifest, write_artefact
 from lesions import lesions
+from minimal_config import MICRO
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from model.contract import INPUT, OUTPUTS, read_manifest
 from model.van import VAN
 from service.runtime.artifact import sha256
 from service.runtime.session import open_session
-from training.config import Config
 from training.export.export import Trained, export
 from training.export.fp16 import Fp16Error, check_parity, check_range, drawn_cells, fp16_graph, to_fp16
 from training.run import Evaluation
@@ -135,23 +135,12 @@ def test_what_overflows_fp16_is_caught(micro: ModelProto) -> None:
         fp16_graph(micro, 64)
 
 
-CONFIG = Config.model_validate(
-    {
-        "name": "gate",
-        "version": "0.0.1",
-        "model": {"variant": "micro", "input_size": 64},
-        "data": {"sources": [{"name": "drawn", "folder": "x", "licence": "CC0", "attribution": "drawn"}]},
-        "card": {"intended_use": "tests", "licence": "CC0"},
-    }
-)
-
-
 @pytest.mark.slow
 def test_an_export_in_fp16_says_so(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = VAN("micro", len(CONFIG.codes)).eval()
+    net = VAN("micro", len(MICRO.codes)).eval()
     trained = Trained(
-        CONFIG,
+        MICRO,
         net,
         Evaluation(temperature=1.3, metrics=(), confusion={}, lesions=lesions(net)),
         {"drawn": Counter(PMO=90)},

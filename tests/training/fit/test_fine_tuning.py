@@ -7,9 +7,10 @@ import commands
 import pytest
 import timm
 import torch
-from desk import CONFIG, Desk
+from desk import Desk
 from safetensors.torch import load_file
 
+from stress.training.drawn_config import DRAWN_CONFIG
 from training.config import FitConfig, ModelConfig
 from training.fit.optimiser import check_frozen, is_frozen, lr_factors
 from training.fit.pretrained import transfer_weights
@@ -129,7 +130,7 @@ def test_the_learning_rate_finder_suggests_a_rate_and_keeps_nothing(desk: Desk) 
 def test_out_of_memory_is_one_line_that_names_what_to_change(desk: Desk) -> None:
     """The address space of the process ends 1 GB above what it needs to start."""
     (desk.folder / "large.toml").write_text(
-        CONFIG.replace("input_size = 32", "input_size = 512").replace("micro", "van_b3") + SHORT
+        DRAWN_CONFIG.replace("input_size = 32", "input_size = 512").replace("micro", "van_b3") + SHORT
     )
     log = desk.folder / "memory.log"
     run = desk.folder / "runs" / "memory"

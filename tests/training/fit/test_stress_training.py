@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stress import training
-from stress.training import Kill, Site
+from stress.checks import training
+from stress.checks.training import Kill, Site
 
 
 @pytest.fixture

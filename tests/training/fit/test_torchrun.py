@@ -15,7 +15,7 @@ from desk import Desk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stress.torchrun import free_port, machines
+from stress.training.torchrun import free_port, machines
 from training.process import Process
 
 #: Everything that is random in a step.

@@ -144,11 +144,11 @@ class OrderMessages:
             found = await self._accept_orders(raw, header, peer)
             outcome = Outcome(found.orders, found.warnings)
         except OrderRefused as refused:
-            log.warning("orders: %s refused: %s %s", _named(header), refused.code, refused.location)
+            log.warning("orders: %s refused: %s %s", _message_label(header), refused.code, refused.location)
             outcome = Outcome(refused=refused)
         except Exception as error:
             # Without the error's text or traceback: both can quote the message.
-            log.error("orders: %s failed: %s", _named(header), error_location(error))
+            log.error("orders: %s failed: %s", _message_label(header), error_location(error))
             outcome = Outcome(refused=OrderRefused("207", "internal error; no order was accepted"))
         return self._written(header, outcome)
 
@@ -159,7 +159,7 @@ class OrderMessages:
             header = read_header(large.start)
         except MessageRejected:
             header = Header()
-        log.warning("orders: %s refused: %s", _named(header), large)
+        log.warning("orders: %s refused: %s", _message_label(header), large)
         return self._written(header, Outcome(refused=refused))
 
     async def _accept_orders(self, raw: bytes, header: Header, peer: Peer) -> ReceivedOrders:
@@ -172,7 +172,7 @@ class OrderMessages:
             await self._take_orders(identity, content)
         parts = (found.orders, "order"), (found.patients, "patient"), (found.warnings, "warning")
         counts = ", ".join(plural(len(each), noun) for each, noun in parts)
-        log.info("orders: %s accepted: %s", _named(header), counts)
+        log.info("orders: %s accepted: %s", _message_label(header), counts)
         return found
 
     def _written(self, header: Header, outcome: Outcome) -> list[bytes]:
@@ -182,7 +182,7 @@ class OrderMessages:
         return [encode(answer, charset if codec_of(charset) else "UNICODE UTF-8") for answer in answers]
 
 
-def _named(header: Header) -> str:
+def _message_label(header: Header) -> str:
     """Type and control id of a message, for the log. Values with unusual characters are not quoted."""
     kind = f"{header.code}^{header.event}"
     kind = kind if re.fullmatch(r"[A-Z]{3}\^[A-Z][0-9]{2}", kind) else "a message of another type"
@@ -190,7 +190,7 @@ def _named(header: Header) -> str:
     return f"{kind}, control id {header.control_id if known else f'of {len(header.control_id)} characters'}"
 
 
-class _Ended(Exception):
+class _ConnectionEnded(Exception):
     """A connection has ended: how, and the text for the log."""
 
     def __init__(self, how: ConnectionEnd, why: str = "") -> None:
@@ -315,14 +315,18 @@ class OrderListener:
         task = asyncio.current_task()
         assert task is not None
         self._idle[task] = None  # only once it runs: a task cancelled before its start would not release its slot
-        slots, ending = [holder], _Ended("closed")
+        slots, ending = [holder], _ConnectionEnded("closed")
         writer: StreamWriter | None = None
         try:
-            reader, writer = await self._opened(accepted)
+            reader, writer = await self._open_streams(accepted)
             enable_keepalive(writer)
             await self._converse(reader, writer, self._verified(writer, address, slots), task)
         except asyncio.CancelledError:
-            ending = _Ended("stopped") if self._closing else _Ended("displaced", "displaced by a new connection")
+            ending = (
+                _ConnectionEnded("stopped")
+                if self._closing
+                else _ConnectionEnded("displaced", "displaced by a new connection")
+            )
         except Exception as error:
             ending = self._ending(error)
         finally:
@@ -335,7 +339,7 @@ class OrderListener:
                 self._conversations.discard(task)
                 self._log.ended(ending.how, f"connection from {address} closed: {ending}")
 
-    async def _opened(self, accepted: socket.socket) -> tuple[StreamReader, StreamWriter]:
+    async def _open_streams(self, accepted: socket.socket) -> tuple[StreamReader, StreamWriter]:
         """Reader and writer of a connection, with TLS if configured."""
         loop, tls = asyncio.get_running_loop(), self._tls.context()
         reader = StreamReader()
@@ -347,7 +351,7 @@ class OrderListener:
             )
         except OSError as error:  # an SSLError too
             accepted.close()
-            raise _Ended("tls", f"no TLS: {getattr(error, 'reason', None) or type(error).__name__}") from None
+            raise _ConnectionEnded("tls", f"no TLS: {getattr(error, 'reason', None) or type(error).__name__}") from None
         return reader, StreamWriter(transport, protocol, reader, loop)
 
     def _verified(self, writer: StreamWriter, address: str, slots: list[str]) -> Peer:
@@ -355,20 +359,20 @@ class OrderListener:
         subject = certificate_subject(writer)
         if subject is not None:
             if not self._slots.take(subject):
-                raise _Ended("refused", f"{subject} has reached its limit of connections")
+                raise _ConnectionEnded("refused", f"{subject} has reached its limit of connections")
             self._slots.release(slots[0])
             slots[0] = subject
         return Peer(address, subject)
 
-    def _ending(self, error: Exception) -> _Ended:
+    def _ending(self, error: Exception) -> _ConnectionEnded:
         """The end of a connection, from the error that ended it."""
-        if isinstance(error, _Ended):
+        if isinstance(error, _ConnectionEnded):
             return error
         if isinstance(error, TimeoutError):
-            return _Ended("timeout", f"time-out after {self._settings.hl7_timeout_s:g} s")
+            return _ConnectionEnded("timeout", f"time-out after {self._settings.hl7_timeout_s:g} s")
         if isinstance(error, BrokenFrame):
-            return _Ended("broken", str(error))
-        return _Ended("lost" if isinstance(error, OSError) else "error", error_location(error))
+            return _ConnectionEnded("broken", str(error))
+        return _ConnectionEnded("lost" if isinstance(error, OSError) else "error", error_location(error))
 
     async def _end(self, writer: StreamWriter, *, at_once: bool) -> None:
         """Close a connection after its last answer is sent; `at_once` skips the TLS shutdown."""
@@ -383,7 +387,7 @@ class OrderListener:
 
     async def _converse(self, reader: StreamReader, writer: StreamWriter, peer: Peer, task: asyncio.Task[None]) -> None:
         frames = Frames(reader, self._settings.hl7_max_bytes)
-        while not self._closing and await self._begun(frames, task):
+        while not self._closing and await self._wait_for_message(frames, task):
             try:
                 async with asyncio.timeout(self._settings.hl7_timeout_s):
                     raw = await frames.rest()
@@ -394,14 +398,14 @@ class OrderListener:
                 return
             await self._send(writer, await self._messages.answers(raw, peer))
 
-    async def _begun(self, frames: Frames, task: asyncio.Task[None]) -> bool:
+    async def _wait_for_message(self, frames: Frames, task: asyncio.Task[None]) -> bool:
         """Wait for the next message; bytes between messages do not extend the time."""
         self._idle[task] = None
         try:
             async with asyncio.timeout(self._settings.hl7_idle_s):
                 return await frames.begun()
         except TimeoutError:
-            raise _Ended("idle", f"idle for {self._settings.hl7_idle_s:g} s") from None
+            raise _ConnectionEnded("idle", f"idle for {self._settings.hl7_idle_s:g} s") from None
         finally:
             self._idle.pop(task, None)
 

@@ -2,18 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fhir_peer import TOKEN, Server, sekmet
+from fhir_peer import Server, fhir_transport, sekmet
 from reported import PATIENT, differential, report
 
 from service.lis.domain.report import Report, ReportStatus
 from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.fhir.bundle import FhirForm, MediaPicture, encode_report
-from service.lis.exchange.fhir.transport import FhirTransport
 from service.lis.exchange.observations import observations
 from service.lis.exchange.transport import NoAnswer, Rejected
 
@@ -33,17 +31,8 @@ def encoded(of: Report, pictures: list[MediaPicture] | None = None) -> str:
     return encode_report(of, CODES.code_of(signed=of.status is not PRELIMINARY), FORM, pictures or [])
 
 
-@asynccontextmanager
-async def wire(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> AsyncIterator[FhirTransport]:
-    opened = FhirTransport(url, token, timeout_s)
-    try:
-        yield opened
-    finally:
-        await opened.close()
-
-
 async def deliver(to: Server, of: Report, pictures: list[MediaPicture] | None = None) -> Any:
-    async with wire(to.url) as opened:
+    async with fhir_transport(to.url) as opened:
         return json.loads(await opened.deliver(encoded(of, pictures), of.id))
 
 
@@ -114,7 +103,7 @@ async def test_a_number_with_a_delimiter_is_one_patient_and_no_other(server: Ser
 async def test_a_bundle_the_server_does_not_take_is_rejected_with_its_words(server: Server) -> None:
     broken = json.loads(encoded(numbered("6", FINAL)))
     broken["entry"][-1]["resource"]["status"] = ["Muster"]
-    async with wire(server.url) as to:
+    async with fhir_transport(server.url) as to:
         with pytest.raises(Rejected) as refused:
             await to.deliver(json.dumps(broken), "1")
     assert refused.value.reason.startswith("HTTP 400: structure at DiagnosticReport.status")
@@ -126,13 +115,13 @@ async def test_two_patients_of_one_number_are_for_a_person_to_sort_out(server: S
     twin = {"resourceType": "Patient", "identifier": [{"system": "urn:oid:1.2.3.4", "value": "8"}]}
     for _ in range(2):
         server.create(twin)
-    async with wire(server.url) as to:
+    async with fhir_transport(server.url) as to:
         with pytest.raises(Rejected, match="^HTTP 412: multiple-matches$"):
             await to.deliver(encoded(numbered("8", FINAL)), "1")
 
 
 @pytest.mark.parametrize("token", [None, "another-token"])
 async def test_a_token_the_server_does_not_know_is_no_verdict_on_the_report(server: Server, token: str | None) -> None:
-    async with wire(server.url, token) as to:
+    async with fhir_transport(server.url, token) as to:
         with pytest.raises(NoAnswer, match="^HTTP 401$"):
             await to.deliver(encoded(numbered("7", FINAL)), "1")

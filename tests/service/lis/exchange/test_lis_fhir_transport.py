@@ -8,21 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fhir_peer import TOKEN, fhir_transport
 from loopback import Serve, loopback
 
-from service.lis.exchange.fhir.transport import FhirTransport
 from service.lis.exchange.transport import NoAnswer, Rejected
-
-TOKEN = "a-token-of-the-receiver"
-
-
-@asynccontextmanager
-async def wire(url: str, token: str | None = TOKEN, timeout_s: float = 30) -> AsyncIterator[FhirTransport]:
-    opened = FhirTransport(url, token, timeout_s)
-    try:
-        yield opened
-    finally:
-        await opened.close()
 
 
 @asynccontextmanager
@@ -66,7 +55,7 @@ MESSAGE = json.dumps({"resourceType": "Bundle", "type": "transaction", "entry": 
 @pytest.mark.parametrize("status", ["200 OK", "201 Created"])
 async def test_an_answer_that_takes_every_entry_is_the_receipt(status: str) -> None:
     body = response("201 Created", "200")
-    async with answering(status, body) as url, wire(url) as to:
+    async with answering(status, body) as url, fhir_transport(url) as to:
         assert await to.deliver(MESSAGE, "1") == body
 
 
@@ -81,7 +70,7 @@ async def test_an_answer_that_takes_every_entry_is_the_receipt(status: str) -> N
     ],
 )
 async def test_what_the_server_will_not_take_is_rejected(status: str, body: str, reason: str) -> None:
-    async with answering(status, body) as url, wire(url) as to:
+    async with answering(status, body) as url, fhir_transport(url) as to:
         with pytest.raises(Rejected) as refused:
             await to.deliver(MESSAGE, "1")
     assert refused.value.reason.startswith(reason)
@@ -106,7 +95,7 @@ async def test_what_the_server_will_not_take_is_rejected(status: str, body: str,
     ],
 )
 async def test_what_says_nothing_of_the_report_is_no_answer(status: str, body: str) -> None:
-    async with answering(status, body) as url, wire(url) as to:
+    async with answering(status, body) as url, fhir_transport(url) as to:
         with pytest.raises(NoAnswer):
             await to.deliver(MESSAGE, "1")
 
@@ -114,7 +103,7 @@ async def test_what_says_nothing_of_the_report_is_no_answer(status: str, body: s
 async def test_nobody_there_is_no_answer() -> None:
     async with answering("200 OK") as url:
         pass  # the port is free again
-    async with wire(url) as to:
+    async with fhir_transport(url) as to:
         with pytest.raises(NoAnswer, match="^no answer from the FHIR server: ConnectError$"):
             await to.deliver(MESSAGE, "1")
 
@@ -124,14 +113,14 @@ async def test_a_silent_server_is_not_waited_for_longer_than_allowed() -> None:
         while await reader.read(1 << 16):
             pass
 
-    async with listening(silent) as url, wire(url, timeout_s=0.05) as to:
+    async with listening(silent) as url, fhir_transport(url, timeout_s=0.05) as to:
         with pytest.raises(NoAnswer, match="TimeoutError$"):
             await to.deliver(MESSAGE, "1")
 
 
 async def test_a_reason_quotes_nothing_that_could_be_the_patients() -> None:
     said = outcome(code="invalid", diagnostics="Erika Muster is wrong", expression=["Patient.where(name='Muster')"])
-    async with answering("422 No", said) as url, wire(url) as to:
+    async with answering("422 No", said) as url, fhir_transport(url) as to:
         with pytest.raises(Rejected) as refused:
             await to.deliver(MESSAGE, "1")
     assert refused.value.reason == "HTTP 422: invalid"
@@ -143,7 +132,7 @@ async def test_no_key_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[bytes] = []
     async with answering("200 OK", response("201", "201"), seen=seen) as url:
         by_name = url.replace("http://", "http://lab:a-password@") + "?key=a-key"
-        async with wire(url) as to, wire(by_name, token=None) as named:
+        async with fhir_transport(url) as to, fhir_transport(by_name, token=None) as named:
             await to.deliver(MESSAGE, "a-control-id")
             await named.deliver(MESSAGE, "a-control-id")
     by_token, by_password = (head.decode().lower() for head in seen)

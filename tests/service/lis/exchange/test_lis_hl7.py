@@ -10,7 +10,7 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laboratory import COUNTS, LOINC, PATIENT, SENT, code_of, golden, report
+from laboratory import COUNTS, LOINC, PATIENT, SENT, code_of, golden, report, report_of_words
 
 from examples import examples
 from model.contract import CLASSES
@@ -195,17 +195,7 @@ def texts(draw: st.DrawFn) -> tuple[dict[str, str], Any]:
     """Any text in every place of a report that a person or another system filled."""
     names = ("identifier", "authority", "family", "given", "placer", "filler", "code", "name", "system", "number")
     words = {name: draw(ANY.filter(bool)) for name in (*names, "signed_by", "comment", "correction", "version")}
-    patient = PATIENT.model_copy(update={name: words[name] for name in ("identifier", "authority", "family", "given")})
-    asked = Order.model_construct(
-        placer_number=words["placer"],
-        filler_number=words["filler"],
-        service_code=words["code"],
-        service_name=words["name"],
-        service_system=words["system"],
-    )
-    model = ReportModel(name="m", version=words["version"], sha256="ab" * 32)
-    said = {name: words[name] for name in ("number", "signed_by", "comment", "correction")}
-    return words, report(ReportStatus.CORRECTED, patient=patient, order=asked, models=[model], **said)
+    return words, report_of_words(words, "m")
 
 
 PLACES = {

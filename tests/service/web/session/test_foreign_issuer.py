@@ -15,7 +15,7 @@ from serving import client, refused
 from session_client import Browser
 from starlette.testclient import TestClient
 
-from stress.cast import NODE
+from stress.laboratory.cast import NODE
 
 CALLBACK = "http://localhost/sign-in/callback"
 
