@@ -16,6 +16,7 @@ from service.lis.exchange.hl7.timestamps import (
     parse_date,
     parse_timestamp,
     parse_zone,
+    utc_offset,
     with_valid_fraction,
 )
 from service.lis.exchange.orders import (
@@ -276,7 +277,7 @@ def _with_offset(sent: str, zone: tzinfo | None) -> str:
     """A timestamp as it was sent, a time with an offset."""
     sent = with_valid_fraction(sent)
     is_complete = is_date(sent) or parse_zone(sent) is not None
-    return sent if is_complete else f"{sent}{parse_timestamp(sent, zone).astimezone(zone):%z}"
+    return sent if is_complete else f"{sent}{utc_offset(sent, zone)}"
 
 
 #: Segment, field, component and name of what HL7's null deletes.

@@ -42,6 +42,17 @@ def parse_timestamp(value: str, zone: tzinfo | None) -> datetime:
         raise ValueError("invalid date or time") from None
 
 
+def utc_offset(value: str, zone: tzinfo | None) -> str:
+    """The offset of a timestamp without one, +HHMM or -HHMM. Local mean times of the past are cut to the minute.
+
+    Raises:
+        ValueError: as `parse_timestamp`.
+    """
+    ahead = parse_timestamp(value, UTC) - parse_timestamp(value, zone)
+    hours, minutes = divmod(int(abs(ahead).total_seconds()) // 60, 60)
+    return f"{'-' if ahead < timedelta() else '+'}{hours:02}{minutes:02}"
+
+
 def with_valid_fraction(value: str) -> str:
     """A timestamp with at most four digits of a second: HL7 allows no more, and some systems send six."""
     return re.sub(r"(\.\d{4})\d+", r"\1", value)
