@@ -385,7 +385,8 @@ def _config_errors(*settings: str) -> Iterator[None]:
     except StorageUnavailable as error:
         raise LaboratoryConfigError(f"{names}: the database does not answer; check its URL and access") from error
     except OSError as error:
-        raise LaboratoryConfigError(f"{names}: {error.filename or ''} {error.strerror or error}") from error
+        reason = f"{error.filename or ''} {error.strerror or error}".strip()
+        raise LaboratoryConfigError(f"{names}: {reason}") from error
     except (
         DatabaseConfigError,
         CodeTableError,
@@ -443,6 +444,7 @@ def setting_faults(lis: LisSettings) -> Iterator[str]:
             ReferenceFolder.load(lis.reference_cells)
     except ReferenceFolderError as error:
         yield f"{LIS_PREFIX}REFERENCE_CELLS: {error}"
+    try:
         CommentTemplates.load(lis.comment_templates)
     except CommentTemplateError as error:
         yield f"{LIS_PREFIX}COMMENT_TEMPLATES: {error}"

@@ -138,6 +138,9 @@ class Patient(Document):
     given: Line | None = Field(None, description="PID-5.2", examples=["Erika"])
     birth_date: Day | None = Field(None, description="PID-7", examples=["1964-08-12"])
     sex: Literal["F", "M", "O", "U", "A", "N"] | None = Field(None, description="PID-8, HL7 table 0001")
+    sex_as_sent: Line | None = Field(
+        None, description="PID-8 as it was sent, if it is not in that table; `sex` is then U", examples=["W"]
+    )
     numbers: tuple[PatientNumber, ...] | None = Field(
         None, description="all numbers in the order, as sent; absent: only `identifier`"
     )

@@ -140,14 +140,16 @@ def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Act
         raise OrderRefused(LOCKED, f"the specimen is {row.state}", order.place())
     check_filler(session, order)
     # OBR-7 is another time than SPM-17, and stands for it only where that was never sent.
-    sent = order.order.as_ordered or {}
-    replaces = "SPM-17" in sent or "SPM-17" not in (Order.model_validate(row.order).as_ordered or {})
+    known, sent = Order.model_validate(row.order), order.order.as_ordered or {}
+    has_other = "SPM-17" in (known.as_ordered or {})
+    replaces = "SPM-17" in sent or not has_other
     asked = order.order if replaces else without_collection_time(order.order)
+    clears = bool(order.deleted & ({"collected_at"} if has_other else {"collected_at", "collected_at.OBR-7"}))
     new = SpecimenChange(
         merged_patient(Patient.model_validate(row.patient), order.patient, order.deleted),
-        _merged_order(Order.model_validate(row.order), asked, order.deleted),
+        _merged_order(known, asked, order.deleted, clears_time=clears),
         order.collected_at if replaces else None,
-        cleared=frozenset({"collected_at"} if "collected_at" in order.deleted else ()),
+        cleared=frozenset({"collected_at"} if clears else ()),
     )
     specimens.change(session, row, new, actor)
 
@@ -164,24 +166,39 @@ def _cancel(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Act
     specimens.cancel(session, row, actor, f"{by} by the system that ordered it")
 
 
-def _merged_order(known: Order, new: Order, deleted: Collection[str]) -> Order:
+def _merged_order(known: Order, new: Order, deleted: Collection[str], *, clears_time: bool) -> Order:
     has_time = any(name in (new.as_ordered or {}) for name in COLLECTION_FIELDS)
-    if has_time or "collected_at" in deleted:
+    if has_time or clears_time:
         known = without_collection_time(known)
     values = merged_values(known, new, deleted, "order")
     old, sent = known.as_ordered or {}, new.as_ordered or {}
     fields = old | {name: _merged_field(old.get(name, ""), text) for name, text in sent.items()}
-    kept = {name: text for name, text in fields.items() if f"as_ordered.{name}" not in deleted}
+    whole = {name: text for name, text in fields.items() if f"as_ordered.{name}" not in deleted}
+    kept = {name: left for name, text in whole.items() if (left := _without_parts(name, text, deleted))}
     return Order.model_validate(values | {"as_ordered": kept or None})
 
 
 def _merged_field(known: str, new: str, delimiters: tuple[str, ...] = ("^", "&")) -> str:
-    """A field with the stored parts where the new ones are empty, if both begin with the same."""
-    if not delimiters or "~" in known + new or _beginning(known) != _beginning(new):
+    """A field with the stored parts where the new ones are empty, unless it begins with another value."""
+    if not delimiters or "~" in known + new or _beginning(new) not in ("", _beginning(known)):
         return new
     own, *inner = delimiters
     parts = zip_longest(known.split(own), new.split(own), fillvalue="")
     return own.join(_merged_field(one, other, tuple(inner)) if other else one for one, other in parts).rstrip(own)
+
+
+def _without_parts(name: str, text: str, deleted: Collection[str]) -> str:
+    """A field without its deleted components and subcomponents. One with repetitions was replaced as a whole."""
+    if "~" in text:
+        return text
+    components = [component.split("&") for component in text.split("^")]
+    for number, parts in enumerate(components, 1):
+        if f"as_ordered.{name}.{number}" in deleted:
+            parts.clear()
+        for at in range(len(parts)):
+            if f"as_ordered.{name}.{number}.{at + 1}" in deleted:
+                parts[at] = ""
+    return "^".join("&".join(parts).rstrip("&") for parts in components).rstrip("^")
 
 
 def _beginning(field: str) -> str:

@@ -67,25 +67,31 @@ def _patient_after_merge(known: Patient, merge: PatientUpdate) -> Patient:
 
 def merged_patient(known: Patient, new: Patient, deleted: Collection[str]) -> Patient:
     """The known patient with new data and new numbers. The primary number stays: the message shares a number."""
-    sent = [_fuller(each, known) for each in new.all_numbers()]
+    sent = [_fuller(each, known, deleted) for each in new.all_numbers()]
     others = [each for each in known.all_numbers() if not any(each.is_same(other) for other in sent)]
     is_known = known.numbers or new.numbers
     numbers = [each.model_dump() for each in (*sent, *others)] if is_known else None
+    own = [each for each in (*sent, *others) if each.number == known.identifier]
+    authorities = [each.namespace or each.universal_id for each in own]
+    authority = known.authority if known.authority in authorities or not own else authorities[0]
     values = merged_values(known, new, deleted, "patient")
-    return Patient.model_validate(
-        values | {"identifier": known.identifier, "authority": known.authority, "numbers": numbers}
-    )
+    return Patient.model_validate(values | {"identifier": known.identifier, "authority": authority, "numbers": numbers})
 
 
-def _fuller(number: PatientNumber, known: Patient) -> PatientNumber:
-    """The number with what is known of its authority and type: empty components are unchanged."""
+def _fuller(number: PatientNumber, known: Patient, deleted: Collection[str]) -> PatientNumber:
+    """The number with what is known of its authority and type: empty components are unchanged, unless deleted."""
     own = next((each for each in known.all_numbers() if each.is_same(number)), None)
     if own is None:
         return number
-    return number.model_copy(update={name: value for name, value in own.model_dump().items() if value is not None})
+    stored = {name: value for name, value in own.model_dump().items() if value is not None}
+    return number.model_copy(
+        update={name: value for name, value in stored.items() if f"numbers.{number.number}.{name}" not in deleted}
+    )
 
 
 def merged_values(known: Patient | Order, new: Patient | Order, deleted: Collection[str], name: str) -> dict[str, Any]:
     """The known values with the new ones. None is unchanged; deleted fields are removed."""
     values = known.model_dump() | {field: value for field, value in new.model_dump().items() if value is not None}
+    if isinstance(new, Patient) and new.sex is not None:
+        values["sex_as_sent"] = new.sex_as_sent
     return {field: value for field, value in values.items() if f"{name}.{field}" not in deleted}

@@ -67,7 +67,13 @@ def test_what_is_off_is_named_all_of_it(environment: dict[str, str], said: list[
     assert all(each in error for each in said), error
 
 
-@pytest.mark.parametrize("setting", ["OIDC_CA", "LIS_CODES", "LIS_PICTURES"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "OIDC_CA",
+        *(f"LIS_{name}" for name in ("CODES", "PICTURES", "REFERENCE_RANGES", "REFERENCE_CELLS", "COMMENT_TEMPLATES")),
+    ],
+)
 def test_what_the_start_would_fail_by_or_wait_for_is_told_alike_by_both(setting: str, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

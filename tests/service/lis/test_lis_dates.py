@@ -1,6 +1,7 @@
 """Dates and times from REST and HL7: stored as the same day, or refused; never a 500."""
 
 import json
+import time
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,20 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab import classified, manifest, sign_request, use_cases, user
 from laboratory import OBR, ORC, PID, SPM, answer, order
 from pydantic import TypeAdapter, ValidationError
+from sender import ERIKA, Sender
 from serving import client, refused
 
+from service.config.lis import LisSettings
 from service.lis.domain.report import CollectedAt, Moment
 from service.lis.exchange.astm import records
+from service.lis.exchange.channels import receivers
+from service.lis.exchange.code_map import CodeMap
 from service.lis.exchange.hl7.orders import OrderReader
 from service.lis.exchange.hl7.reader import read_header
-from service.lis.exchange.hl7.timestamps import parse_date, parse_zone
+from service.lis.exchange.hl7.timestamps import parse_date, parse_timestamp, parse_zone
 from service.lis.exchange.orders import OrderRefused
 
 OFF = [
@@ -106,6 +112,51 @@ def test_by_hl7_a_time_that_is_none_is_ae_at_its_place(value: str) -> None:
         said = answer(order(PID, spm, ORC, obr))
         assert "\rMSA|AE|ORD-1\r" in said
         assert f"\rERR||{place}|102^" in said
+
+
+@pytest.mark.parametrize("by_machine", [False, True])
+@pytest.mark.parametrize(
+    ("zone", "sent", "offset"),
+    [
+        ("Europe/Berlin", "20260329023000", "+0100 +0200"),  # the clock skips it: the hour before or after
+        ("Europe/Berlin", "20261025023000", "+0200"),  # the clock shows it twice
+        ("Asia/Kathmandu", "2026050408", "+0545"),
+        ("Europe/Amsterdam", "19300504083000", "+0019"),  # local mean time, 32 s more: HL7 has whole minutes
+        ("Africa/Monrovia", "195001011200", "-0044"),
+    ],
+)
+def test_a_time_without_an_offset_is_reported_in_any_zone(
+    zone: str,
+    sent: str,
+    offset: str,
+    by_machine: bool,
+    artefact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    addresses = {"hl7_to": "127.0.0.1:1", "fhir_url": "http://127.0.0.1:1/fhir", "astm_to": "127.0.0.1:1"}
+    lis = LisSettings(**addresses, time_zone=None if by_machine else zone)
+    if by_machine:
+        request.addfinalizer(time.tzset)  # runs after the variable is restored
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+    channels = [each.channel for each in receivers(lis, CodeMap.load(), None)]
+    with use_cases(f"sqlite:///{tmp_path}/lab.db", channels=channels) as front:
+        sender = Sender(front, time_zone=lis.time_zone)
+        spm = f"SPM|1|T-1|{'|' * 14}{sent}"
+        assert sender.send(ERIKA, spm, "ORC|NW|P-1|F-1", "OBR|1|P-1|F-1|BM", zone="") == "AA"
+        found = sender.specimen()
+        revision, *_ = front.add(found.id, [classified("PMO")], manifest(artefact), user("scanner"))
+        request_to_sign = sign_request(revision, accept_unread=True)
+        written = {each.channel: each.message for each in front.preview(found.id, request_to_sign, user("dr")).messages}
+        assert set(written) == {"hl7", "fhir", "astm"}
+        (line,) = (line for line in written["hl7"].split("\r") if line.startswith("SPM|"))
+        begins, offset_sent = line.split("|")[17][:-5], line.split("|")[17][-5:]
+        assert (begins, offset_sent in offset.split()) == (sent, True)
+        assert f"{offset_sent[:3]}:{offset_sent[3:]}" in written["fhir"]
+        assert found.collected_at is not None
+        assert abs(parse_timestamp(begins + offset_sent, None) - found.collected_at) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("zone", ["+1460", "+9900", "-2400"])

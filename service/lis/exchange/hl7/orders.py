@@ -11,7 +11,14 @@ from typing import Literal, TypeVar, cast
 
 from service.lis.domain.report import Order, Patient, PatientNumber, collected
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
-from service.lis.exchange.hl7.timestamps import is_date, parse_date, parse_timestamp, parse_zone
+from service.lis.exchange.hl7.timestamps import (
+    is_date,
+    parse_date,
+    parse_timestamp,
+    parse_zone,
+    utc_offset,
+    with_valid_fraction,
+)
 from service.lis.exchange.orders import (
     IGNORED,
     IncomingOrder,
@@ -245,7 +252,7 @@ def _verbatim(*segments: Segment | None) -> Iterator[tuple[str, str]]:
     by_name = {each.name: each for each in segments if each is not None}
     for name, field in VERBATIM:
         value = by_name[name].verbatim(field) if name in by_name else ""
-        if value and value != '""':
+        if value and not ((name, field) in _NUMBERS and value.startswith("^")):  # an authority without a number
             if len(value) > MAX_FIELD or not _is_line(value[:MAX_LINE]):
                 reason = f"invalid text; send one line of at most {MAX_FIELD} characters"
                 raise OrderRefused("102", reason, by_name[name].location(field))
@@ -268,8 +275,9 @@ def _collection_time(obr: Segment | None, spm: Segment | None, zone: tzinfo | No
 
 def _with_offset(sent: str, zone: tzinfo | None) -> str:
     """A timestamp as it was sent, a time with an offset."""
+    sent = with_valid_fraction(sent)
     is_complete = is_date(sent) or parse_zone(sent) is not None
-    return sent if is_complete else f"{sent}{parse_timestamp(sent, zone).astimezone(zone):%z}"
+    return sent if is_complete else f"{sent}{utc_offset(sent, zone)}"
 
 
 #: Segment, field, component and name of what HL7's null deletes.
@@ -278,12 +286,22 @@ _DELETABLE = (
     ("PID", 5, 2, "patient.given"),
     ("PID", 7, 1, "patient.birth_date"),
     ("PID", 8, 1, "patient.sex"),
+    ("PID", 8, 1, "patient.sex_as_sent"),
     ("OBR", 4, 1, "order.service_code"),
     ("OBR", 4, 2, "order.service_name"),
     ("OBR", 4, 3, "order.service_system"),
     ("SPM", 17, 1, "collected_at"),
-    ("OBR", 7, 1, "collected_at"),
+    ("SPM", 17, 2, "as_ordered.SPM-17.2"),
+    ("OBR", 7, 1, "collected_at.OBR-7"),
+    ("OBR", 8, 1, "as_ordered.OBR-7.2"),
 )
+#: Fields with an order number, which ORC and OBR both have.
+_NUMBERS = {("ORC", 2): "placer_number", ("ORC", 3): "filler_number"} | {
+    ("OBR", 2): "placer_number",
+    ("OBR", 3): "filler_number",
+}
+#: Component, subcomponent and name of the parts of a patient number.
+_NUMBER_PARTS = ((4, 1, "namespace"), (4, 2, "universal_id"), (4, 3, "universal_id_type"), (5, 1, "type"))
 
 
 def _deleted(*segments: Segment | None) -> Iterator[str]:
@@ -292,8 +310,38 @@ def _deleted(*segments: Segment | None) -> Iterator[str]:
         if name in by_name and by_name[name].is_deleted(field, component):
             yield deleted
     for name, field in VERBATIM:
-        if name in by_name and by_name[name].is_deleted(field):
-            yield f"as_ordered.{name}-{field}"
+        if name in by_name:
+            yield from _deleted_verbatim(by_name[name], field)
+    for field in (2, 3):
+        yield from _deleted_number([each for each in (by_name.get("ORC"), by_name.get("OBR")) if each], field)
+    if "PID" in by_name:
+        yield from _deleted_authorities(by_name["PID"])
+
+
+def _deleted_verbatim(segment: Segment, field: int) -> Iterator[str]:
+    """The field, unless it is the number on the label: by that a specimen is known. Or parts of it: SPM-4.2."""
+    name = f"as_ordered.{segment.name}-{field}"
+    if segment.is_deleted(field) and (segment.name, field) != ("SPM", 2):
+        yield name
+    for part in segment.deleted_parts(field):
+        yield ".".join([name, *map(str, part)])
+
+
+def _deleted_number(segments: Sequence[Segment], field: int) -> Iterator[str]:
+    """An order number, if one of ORC and OBR deletes it and the other one does not name it."""
+    is_named = any(each.get(field) for each in segments)
+    if any(each.is_deleted(field, 1) for each in segments) and not is_named:
+        yield f"order.{_NUMBERS['ORC', field]}"
+        yield from (f"as_ordered.{name}-{field}" for name in ("ORC", "OBR"))
+
+
+def _deleted_authorities(pid: Segment) -> Iterator[str]:
+    """Parts of a patient number other than the number itself, as in `numbers.100234.type`."""
+    for repetition in pid.repetitions(3):
+        number = pid.get(3, repetition=repetition)
+        for component, subcomponent, name in _NUMBER_PARTS if number else ():
+            if pid.is_deleted(3, component, subcomponent, repetition=repetition):
+                yield f"numbers.{number}.{name}"
 
 
 def _control(orc: Segment) -> str:
@@ -332,8 +380,9 @@ def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Pati
     if not numbers:
         raise OrderRefused("101", "the patient has no number", pid.location(3))
     chosen = next((each for each in numbers if preferred in (each.type, each.namespace, each.universal_id)), numbers[0])
-    sex = pid.get(8).upper()
+    sex, sex_as_sent = pid.get(8).upper(), None
     if sex and sex not in SEXES:
+        sex_as_sent = _line(pid, 8)
         warnings.append(OrderWarning("103", "unknown sex, stored as U", pid.location(8)))
         sex = "U"
     return Patient(
@@ -343,6 +392,7 @@ def _patient(pid: Segment, preferred: str, warnings: list[OrderWarning]) -> Pati
         given=_line(pid, 5, 2),
         birth_date=_day(pid, 7),
         sex=cast(Literal["F", "M", "O", "U", "A", "N"], sex) if sex else None,
+        sex_as_sent=sex_as_sent,
         numbers=numbers,
     )
 

@@ -5,7 +5,7 @@ message: it is free text from outside, and can name a patient.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from service.lis.exchange.hl7.encoding import STANDARD, Delimiters, codec_of, escape, unescape
@@ -13,6 +13,8 @@ from service.lis.exchange.orders import OrderRefused
 
 #: Delimiters in the segments that are read. An order has hundreds.
 MAX_DELIMITERS = 10_000
+#: The value that deletes what is stored.
+NULL = '""'
 #: A fifth encoding character, for truncation, came with 2.7.
 _MSH = re.compile(r"MSH([^\w\s])([^\w\s]{4})[^\w\s]?(?=\1)", re.ASCII)
 
@@ -41,19 +43,34 @@ class Segment:
         ):
             value = _nth(value.split(delimiter), number)
         value = unescape(value, self.delimiters, self.codec).strip()
-        return "" if value == '""' else value
+        return "" if value == NULL else value
 
-    def is_deleted(self, field: int, component: int = 1, *, repetition: int = 1) -> bool:
-        """Whether a field, or this component of it, is HL7's null: the value is to be deleted. Empty is unchanged."""
+    def is_deleted(
+        self, field: int, component: int | None = None, subcomponent: int | None = None, *, repetition: int = 1
+    ) -> bool:
+        """Whether a field, or this part of it, is HL7's null: the value is to be deleted. Empty is unchanged."""
         value = _nth(_nth(self.fields, field + 1).split(self.delimiters.repetition), repetition)
-        return '""' in (value, _nth(value.split(self.delimiters.component), component))
+        part = value if component is None else _nth(value.split(self.delimiters.component), component)
+        smaller = "" if subcomponent is None else _nth(part.split(self.delimiters.subcomponent), subcomponent)
+        return NULL in (value, part, smaller)
+
+    def deleted_parts(self, field: int) -> Iterator[tuple[int, ...]]:
+        """The components that are HL7's null, as (2,), and subcomponents, as (2, 1); nothing if the whole field is."""
+        value = _nth(self.fields, field + 1)
+        for number, component in enumerate(value.split(self.delimiters.component) if value != NULL else (), 1):
+            if component == NULL:
+                yield (number,)
+                continue
+            for at, subcomponent in enumerate(component.split(self.delimiters.subcomponent), 1):
+                if subcomponent == NULL:
+                    yield number, at
 
     def verbatim(self, field: int) -> str:
         """A whole field with the standard delimiters, without empty parts at the end."""
 
         def written(value: str, delimiters: tuple[tuple[str, str], ...]) -> str:
             if not delimiters:
-                return "" if value == '""' else escape(unescape(value, self.delimiters, self.codec))
+                return "" if value == NULL else escape(unescape(value, self.delimiters, self.codec))
             (own, standard), *inner = delimiters
             return standard.join(written(part, tuple(inner)) for part in value.split(own)).rstrip(standard)
 
@@ -157,7 +174,7 @@ def messages_of(raw: bytes) -> list[bytes]:
     if not content.startswith((b"FHS", b"BHS")):
         return [raw]
     found: list[list[bytes]] = []
-    for line in re.split(rb"[\r\n]+", content):
+    for line in (each.lstrip(b" \t") for each in re.split(_ends(content.decode("latin-1")).encode(), content)):
         if line.startswith(b"MSH"):
             found.append([])
         if found and line and line[:3] not in (b"FHS", b"BHS", b"BTS", b"FTS"):
@@ -170,10 +187,8 @@ def _segments(message: str, wanted: Collection[str], codec: str) -> list[Segment
     if not found or len(set(found[1] + found[2])) < 5:
         raise MessageRejected("100", "the message does not begin with MSH and its delimiters", "MSH^1")
     delimiters = Delimiters(found[1], *found[2])
-    # Many systems end segments with a line feed, unlike the standard. Where they end with a carriage return, a line
-    # feed belongs to a field, and is refused there: cutting the field off would change its meaning.
-    ends = "(?:\r\n?)+" if "\r" in message else "\n+"
-    lines = [line for line in re.split(ends, message) if line.partition(found[1])[0] in wanted]
+    split = (line.lstrip(" \t") for line in re.split(_ends(message), message))
+    lines = [line for line in split if line.partition(found[1])[0] in wanted]
     if cut := next((line for line in lines if "\n" in line), None):
         raise MessageRejected("102", "a line feed within a segment that ends with a carriage return", f"{cut[:3]}^1")
     if sum(line.startswith("MSH") for line in lines) > 1:
@@ -181,6 +196,15 @@ def _segments(message: str, wanted: Collection[str], codec: str) -> list[Segment
     if sum(line.count(each) for line in lines for each in found[1] + found[2]) > MAX_DELIMITERS:
         raise MessageRejected("207", f"more than {MAX_DELIMITERS} delimiters in the segments that are read")
     return _numbered(lines, delimiters, codec)
+
+
+def _ends(message: str) -> str:
+    """A pattern of the ends of segments, with blank lines after them.
+
+    Many systems end segments with a line feed, unlike the standard. Where they end with a carriage return, any other
+    line feed belongs to a field, and is refused there: cutting the field off would change its meaning.
+    """
+    return "(?:\r\n*)+" if "\r" in message else "\n+"
 
 
 def _numbered(lines: list[str], delimiters: Delimiters, codec: str) -> list[Segment]:

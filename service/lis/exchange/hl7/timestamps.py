@@ -4,7 +4,7 @@ import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 
 _PARTS = re.compile(
-    r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,4}))?)?)?)?)?)?([+-]\d{4})?", re.ASCII
+    r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9}))?)?)?)?)?)?([+-]\d{4})?", re.ASCII
 )
 #: Defaults of missing parts, from the year to the second.
 _LEAST = (0, 1, 1, 0, 0, 0)
@@ -33,13 +33,29 @@ def parse_timestamp(value: str, zone: tzinfo | None) -> datetime:
     if not found or not found[3]:
         raise ValueError("not an HL7 timestamp with at least a day")
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
-    fraction = int((found[7] or "").ljust(6, "0"))
+    fraction = int((found[7] or "").ljust(6, "0")[:6])
     try:
         offset = _offset(found[8]) if found[8] else None
         moment = datetime(year, month, day, hour, minute, second, fraction, offset or zone)
         return moment if moment.tzinfo else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("invalid date or time") from None
+
+
+def utc_offset(value: str, zone: tzinfo | None) -> str:
+    """The offset of a timestamp without one, +HHMM or -HHMM. Local mean times of the past are cut to the minute.
+
+    Raises:
+        ValueError: as `parse_timestamp`.
+    """
+    ahead = parse_timestamp(value, UTC) - parse_timestamp(value, zone)
+    hours, minutes = divmod(int(abs(ahead).total_seconds()) // 60, 60)
+    return f"{'-' if ahead < timedelta() else '+'}{hours:02}{minutes:02}"
+
+
+def with_valid_fraction(value: str) -> str:
+    """A timestamp with at most four digits of a second: HL7 allows no more, and some systems send six."""
+    return re.sub(r"(\.\d{4})\d+", r"\1", value)
 
 
 def is_date(value: str) -> bool:

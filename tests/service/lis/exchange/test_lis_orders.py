@@ -328,3 +328,29 @@ def test_a_batch_is_answered_message_by_message() -> None:
     assert [read_header(each).control_id for each in messages_of(batch)] == ["ORD-1", "ORD-2"]
     assert messages_of(one.encode()) == [one.encode()]
     assert messages_of(b"FHS|^~\\&|LIS\rFTS|0\r") == [b"FHS|^~\\&|LIS\rFTS|0\r"]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_a_batch_never_cuts_a_field_off(end: str) -> None:
+    whole = order(PID, SPM, ORC, OBR)
+    cut = whole.replace("Muster", "Mus\nter")
+    batch = "".join(["FHS|^~\\&|LIS\r", "BHS|^~\\&|LIS\r", cut, "BTS|1\r", "FTS|1\r"]).replace("\r", end)
+    (message,) = messages_of(batch.encode())
+    assert (refused(message).code, refused(message).location) == ("102", "PID^1")
+
+
+@pytest.mark.parametrize("blank", ["\n", "\n\n", "\r\n", " ", "\t "])
+@pytest.mark.parametrize("batched", [False, True])
+def test_no_segment_is_overlooked_behind_a_blank_line(blank: str, batched: bool) -> None:
+    second = ["ORC|NW|P-78|F-13", "OBR|2|P-78|F-13|IRON^Iron stain^99LAB"]
+    message = order(PID, SPM, ORC, OBR, blank + second[0], blank + second[1])
+    raw = f"FHS|^~\\&|LIS\r{blank}{message}FTS|1\r" if batched else message
+    (each,) = messages_of(raw.encode())
+    assert [found.order.filler_number for found in read(each)] == ["F-12", "F-13"]
+
+
+@pytest.mark.parametrize("digits", ["1", "1234", "123456", "123456789"])
+def test_a_fraction_of_a_second_goes_back_as_hl7_allows(digits: str) -> None:
+    (found,) = read(order(PID, SPM.replace("20260504083000", f"20260504083000.{digits}"), ORC, OBR))
+    assert found.collected_at == COLLECTED.replace(microsecond=int(digits.ljust(6, "0")[:6]))
+    assert (found.order.as_ordered or {})["SPM-17"] == f"20260504083000.{digits[:4]}+0200"
