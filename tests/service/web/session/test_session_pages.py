@@ -92,7 +92,9 @@ def test_a_session_that_ends_in_a_review_loses_nothing(browser: Browser, url: st
         page.select_option("#give", other)
         sign_in_in_another_window(visited, "Your session has ended")
         expect(tile.locator(".tile-class .code")).to_have_text(other)
-        expect(tile).to_contain_text("✓ m.muster")  # the class is shown at once, the reader when the service has stored it
+        expect(tile).to_contain_text(
+            "✓ m.muster"
+        )  # the class is shown at once, the reader when the service has stored it
         expect(page.locator("#filter-only [data-count=changed]")).to_have_text("1")
         with httpx.Client(base_url=url, headers=bearer(KEY)) as http:
             cells = http.get(f"/specimens/{specimen}/cells").json()["cells"]
