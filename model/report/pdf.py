@@ -3,13 +3,15 @@
 reportlab (BSD) sets the pages: pure Python, where programs that print HTML need system libraries or a browser. The
 font is DejaVu Sans, in `fonts/` and embedded: it has the letters of Europe and many others. Letters of East Asia name a
 standard font of the PDF format (ISO 32000-1, 9.7.5.2, Adobe's character collections), which the reader's program has.
+Letters that no font has, and scripts from right to left, which reportlab would set in the wrong order and without their
+joined forms, are replaced by words that say so, and a notice is added.
 """
 
 import io
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import hypot
 from pathlib import Path
@@ -29,6 +31,7 @@ from reportlab.platypus import Flowable, Image, KeepTogether, Paragraph, SimpleD
 from reportlab.platypus import Table as Grid
 
 from model.report.page import DPI, EmbeddedImage, Page, Section, Table
+from model.report.scripts import composed, map_texts, replace_unprintable
 
 MARGIN = 16 * mm
 WIDTH = A4[0] - 2 * MARGIN
@@ -82,18 +85,22 @@ class Sheet:
     """What is on every page, and how the first one begins.
 
     `head` is above the title, `foot` replaces the title at the foot. `numbering` has the places {page} and {pages}.
+    `unprintable` replaces letters that cannot be set; then `unprintable_notice` is above the content.
     """
 
     head: str = ""
     foot: str = ""
     numbering: str = "page {page} of {pages}"
     watermark: str = ""
+    unprintable: str = "[cannot be shown]"
+    unprintable_notice: str = "This PDF cannot show the letters of some texts."
     language: str = "en"
     fact_columns: int = 1
 
 
 def render_pdf(page: Page, sheet: Sheet = Sheet()) -> bytes:  # immutable
     """The page as a PDF, A4."""
+    page, sheet = _printable(page, sheet)
     out = io.BytesIO()
     template = SimpleDocTemplate(
         out,
@@ -115,7 +122,7 @@ def render_pdf(page: Page, sheet: Sheet = Sheet()) -> bytes:  # immutable
         foot.drawOn(canvas, MARGIN, 9 * mm)
 
     with _LOCK:
-        _register_fonts()
+        _fonts()
         template.build(
             list(_flowables(page, sheet)),
             onFirstPage=furnish,
@@ -154,12 +161,28 @@ _LOCK = threading.Lock()
 
 
 @cache
-def _register_fonts() -> None:
-    for name in (_FONT, _BOLD):
-        registerFont(TTFont(name, str(_FONTS / f"{name}.ttf")))
-    for name in _EAST_ASIAN:
-        registerFont(UnicodeCIDFont(name))
+def _fonts() -> tuple[TTFont, TTFont]:
+    """The embedded fonts, once all are registered."""
+    embedded = TTFont(_FONT, str(_FONTS / f"{_FONT}.ttf")), TTFont(_BOLD, str(_FONTS / f"{_BOLD}.ttf"))
+    for font in (*embedded, *map(UnicodeCIDFont, _EAST_ASIAN)):
+        registerFont(font)
     registerFontFamily(_FONT, normal=_FONT, bold=_BOLD, italic=_FONT, boldItalic=_BOLD)
+    return embedded
+
+
+def _printable(page: Page, sheet: Sheet) -> tuple[Page, Sheet]:
+    """Page and sheet with words in place of letters that no font has or that are written from right to left."""
+    with _LOCK:
+        glyphs = [font.face.charToGlyph for font in _fonts()]
+
+    def has_glyph(letter: str) -> bool:
+        return all(ord(letter) in found for found in glyphs) or _EAST_ASIAN_RUNS.match(letter) is not None
+
+    wanted = map_texts((page, sheet), composed)
+    shown, around = map_texts(wanted, lambda text: replace_unprintable(text, has_glyph, sheet.unprintable))
+    if (shown, around) != wanted:
+        shown = replace(shown, notice=f"{shown.notice} {sheet.unprintable_notice}")
+    return shown, around
 
 
 def _draw_watermark(canvas: Canvas, words: str) -> None:

@@ -41,6 +41,8 @@ def print_report(
         foot=writer.foot(),
         numbering=writer.text("print.page"),
         watermark="" if writer.is_signed else writer.text("print.not-signed"),
+        unprintable=writer.text("print.script"),
+        unprintable_notice=writer.text("print.script.notice"),
         language=language,
         fact_columns=2,
     )

@@ -28,6 +28,7 @@ def noise(seed: int) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_the_page_says_what_has_changed_and_what_to_do(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}/about") as visited:
         words = visited.page.locator("#drift-words")
@@ -44,6 +45,9 @@ def test_the_page_says_what_has_changed_and_what_to_do(browser: Browser, url: st
         expect(visited.page.locator("#mix-rows tr").first).to_be_visible()
         visited.page.goto(f"{url}/about?language=de")
         expect(words).to_contain_text("104 von 104 Bildern wurden seit dem Start abgelehnt")
+        expect(visited.page.locator("#limits li").first).to_contain_text("Gelernt aus")
+        expect(visited.page.locator("#limits [lang=en]")).to_have_count(0)
+        expect(visited.page.locator("#english")).to_contain_text("Englische Texte")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -131,6 +132,7 @@ def _amend_case(page: Page) -> None:
     expect(page.locator("#versions > li").first).to_contain_text("Delivered")
 
 
+@pytest.mark.slow
 def test_a_cell_is_compared_with_reference_cells_and_with_other_cells(browser: Browser, lab: Lab, draw: Draw) -> None:
     specimen = lab.specimen(pictures(draw, 3, 900))
     with at(browser, lab, f"lab/{specimen}") as visited:
@@ -171,6 +173,7 @@ def test_a_cell_is_compared_with_reference_cells_and_with_other_cells(browser: B
             expect(page.locator(TILE)).to_have_count(decisions.count(decision))
 
 
+@pytest.mark.slow
 def test_many_notices_are_counted_and_a_patient_without_a_name_has_one_number(
     browser: Browser, lab: Lab, draw: Draw
 ) -> None:
@@ -364,6 +367,39 @@ def _answer_ms(browser: Browser, lab: Lab, specimen: str) -> float:
             times.append(page.evaluate(script, key_of(page, code)))
         expect(page.locator("#filter-only [data-count=changed]")).not_to_have_text("0")
     return sorted(times)[1]
+
+
+@pytest.mark.slow
+def test_added_cells_are_in_order_and_a_class_is_confirmed_only_where_it_is_seen(
+    browser: Browser, lab: Lab, draw: Draw
+) -> None:
+    specimen = lab.specimen([])
+    with at(browser, lab, f"lab/{specimen}") as visited:
+        page = visited.page
+        page.wait_for_selector(f"#review{LOADED}")
+        page.set_input_files("#files", chosen(pictures(draw, 40, 30_000)))  # two requests
+        expect(page.locator(TILE)).to_have_count(40)
+        expect(page.locator("#selection")).to_have_text("0 cells selected")
+        cells = sorted(
+            lab.cells(specimen), key=lambda cell: (not cell["waits"], not _is_novel(cell), cell["probability"])
+        )
+        places = page.locator(TILE).evaluate_all("tiles => tiles.map(({dataset}) => Number(dataset.place))")
+        assert places == [cell["place"] for cell in cells]
+        decision, code = cells[0].get("decision", "none"), cells[0]["code"]
+        page.select_option("#filter-decision", decision)
+        page.check("input[value=classes]", force=True)
+        seen = [cell["place"] for cell in cells if cell["code"] == code and cell.get("decision", "none") == decision]
+        page.locator(f'#gallery section:has([data-place="{seen[0]}"]) button.small').click()
+        if len(seen) > 1:
+            page.click("#confirm-dialog button[value=save]")
+        expect(page.locator("#filter-only [data-count=unread]")).to_have_text(str(40 - len(seen)))
+        page.reload()
+        page.wait_for_selector(f"#review{LOADED}")
+    assert [cell["place"] for cell in lab.cells(specimen) if "read_by" in cell] == sorted(seen)
+
+
+def _is_novel(cell: dict[str, Any]) -> bool:
+    return any(reason["code"] == "novel" for reason in cell.get("reasons", []))
 
 
 @pytest.mark.slow

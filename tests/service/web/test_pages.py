@@ -102,6 +102,14 @@ def test_the_bundled_model_has_its_intended_use_in_every_language() -> None:
     assert shown["en"] == written and len(set(shown.values())) == len(LANGUAGES)
 
 
+def test_the_bundled_model_has_its_limits_in_every_language() -> None:
+    """By their English words; a limit of another model is shown in English, and the page says so."""
+    limits = read_manifest(bundled_artefact().with_suffix(".json")).limits
+    for language in LANGUAGES:
+        shown = [load_texts(language).get(f"manifest.{written}") for written in limits]
+        assert None not in shown and (language != "en" or shown == list(limits))
+
+
 def test_every_state_has_its_words() -> None:
     known = load_texts("en").keys()
     for state in State:

@@ -269,6 +269,7 @@ def test_the_model_is_described_in_words(browser: Browser, url: str) -> None:
         expect(page.locator("#figures tr", has_text=re.compile("^Accuracy[0-9]"))).to_have_count(len(accuracy))
 
 
+@pytest.mark.slow
 def test_the_chart_has_room_for_the_longest_name(browser: Browser, url: str) -> None:
     with visit(browser, url, locale="de-DE") as visited:
         share = {"code": "NGS", "count": 1, "percent": 100, "low": 21, "high": 100, "supported": True}
@@ -284,6 +285,7 @@ def test_the_chart_has_room_for_the_longest_name(browser: Browser, url: str) -> 
         assert name >= chart
 
 
+@pytest.mark.slow
 def test_the_page_of_the_model_gives_changes_of_accuracy_in_points(browser: Browser) -> None:
     with served(bundled_artefact()) as service:
         service.wait_listening()

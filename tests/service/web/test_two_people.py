@@ -112,6 +112,7 @@ def test_a_reading_that_waits_is_of_what_the_person_saw(browser: Browser, lab: L
     assert [each["code"] for each in lab.cells(specimen)] == [before, theirs]
 
 
+@pytest.mark.slow
 def test_people_see_who_else_is_there_and_what_they_look_at(browser: Browser, lab: Lab, draw: Draw) -> None:
     specimen, name = lab.specimen(pictures(draw, 3, 190)), xss_texts()[1]
     with at(browser, lab, f"lab/{specimen}") as own, at(browser, lab, f"lab/{specimen}", who=name) as other:

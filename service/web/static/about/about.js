@@ -65,7 +65,7 @@ async function start() {
   const model = await json("model");
   byId("model-name").textContent = `${model.name} ${model.version}`;
   byId("use").replaceChildren(manifestText(model.intended_use));
-  byId("limits").replaceChildren(...model.limits.map((each) => element("li", {}, each)));
+  byId("limits").replaceChildren(...model.limits.map((each) => element("li", {}, manifestText(each))));
   for (const show of [showFigures, showClasses, showParts, showData]) show(model);
   await showDrift();
   poll(showDrift, DRIFT_EVERY_S);

@@ -1,7 +1,7 @@
 /** One cell of a specimen in the gallery: chosen by a click, opened by its second button, dragged onto a class. */
 
 import { element } from "../page/element.js";
-import { className, percent, text } from "../page/texts.js";
+import { className, isolated, percent, text } from "../page/texts.js";
 import { isChanged, isNovel, isRead } from "./cells.js";
 import { showInView } from "./pictures.js";
 
@@ -34,7 +34,7 @@ export class CellTile {
         "span",
         { class: "chips" },
         ...[
-          isRead(cell) && chip("read", `✓ ${cell.read_by}`),
+          isRead(cell) && chip("read", `✓ ${isolated(cell.read_by)}`),
           !isRead(cell) && cell.waits && chip("review", text("review.waits")),
           !isRead(cell) && isNovel(cell) && chip("novel", text("tile.novel")),
         ].filter(Boolean),

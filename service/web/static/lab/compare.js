@@ -1,7 +1,7 @@
 /** The chosen cells side by side. */
 
 import { byId, element } from "../page/element.js";
-import { className, list, percent, text } from "../page/texts.js";
+import { className, isolated, list, percent, text } from "../page/texts.js";
 import { isRead } from "./cells.js";
 import { pictureUrl } from "./pictures.js";
 
@@ -19,7 +19,7 @@ async function compared(cell) {
   const facts = [
     text("compare.suggested", { class: className(suggested), probability: percent(probability) }),
     set?.length > 1 && text("compare.set", { classes: list(set.map((each) => className(each))) }),
-    isRead(cell) && `✓ ${cell.read_by}`,
+    isRead(cell) && `✓ ${isolated(cell.read_by)}`,
   ];
   return element(
     "li",

@@ -55,7 +55,11 @@ function edited() {
   return Object.fromEntries(Object.keys(FIELDS).filter(isEdited).map((name) => [name, FIELDS[name].read()]));
 }
 
+/** Whether the person has written something that is not stored yet, or whose answer is still awaited. */
+export const areUnsaved = () => savings > 0 || Object.keys(edited()).length > 0;
+
 let saving = Promise.resolve(true);
+let savings = 0; // not answered yet
 
 /**
  * Store what the person has edited, one request after the other.
@@ -64,7 +68,11 @@ let saving = Promise.resolve(true);
  * @returns {Promise<boolean>} false: something is not stored
  */
 export function saveFindings(store) {
-  saving = saving.catch(() => false).then(() => saveOnce(store));
+  savings += 1;
+  saving = saving
+    .catch(() => false)
+    .then(() => saveOnce(store))
+    .finally(() => (savings -= 1));
   return saving;
 }
 

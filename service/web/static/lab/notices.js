@@ -19,7 +19,7 @@ export class Notices {
    */
   add(title, name, ...words) {
     const kind = this.kind(title);
-    kind.list.append(element("li", {}, element("b", {}, name), " ", ...words));
+    kind.list.append(element("li", {}, element("b", {}, element("bdi", {}, name)), " ", ...words));
     const count = kind.list.childElementCount;
     kind.summary.textContent = text("notices.kind", { title, count });
     kind.details.open = count <= MOST_OPEN;

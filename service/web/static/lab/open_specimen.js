@@ -1,5 +1,6 @@
 /** The dialog that opens a specimen by hand, without an order. */
 
+import { oneAtATime } from "../page/alert.js";
 import { json, Problem } from "../page/api.js";
 import { byId } from "../page/element.js";
 
@@ -13,10 +14,13 @@ export function askSpecimen(number) {
   form.elements[number ? "identifier" : "number"].focus();
   return new Promise((resolve) => {
     let opened = null;
-    form.onsubmit = async (event) => {
-      event.preventDefault();
+    const send = oneAtATime(async () => {
       opened = await save(form);
       if (opened) dialog.close();
+    });
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      send();
     };
     byId("open-cancel").onclick = () => dialog.close();
     dialog.addEventListener("close", () => resolve(opened), { once: true });

@@ -1,7 +1,7 @@
 /** A patient and the state of a specimen in words. */
 
 import { element } from "../page/element.js";
-import { day, dateTime, text, textOr } from "../page/texts.js";
+import { day, dateTime, isolated, text, textOr } from "../page/texts.js";
 
 const namesOf = ({ family, given }) => [family, given].filter(Boolean).join(", ");
 
@@ -12,7 +12,7 @@ export const patientName = (patient) => namesOf(patient) || patient.identifier;
 export function patientData({ patient, collected_at: collected, order }) {
   const { identifier, authority, birth_date: born, sex } = patient;
   return [
-    namesOf(patient) ? (authority ? `${identifier} (${authority})` : identifier) : authority,
+    namesOf(patient) ? [isolated(identifier), authority && `(${isolated(authority)})`].filter(Boolean).join(" ") : authority && isolated(authority),
     born && text("patient.born", { day: day(born) }),
     sex && textOr(`sex.${sex}`, sex),
     order?.placer_number && text("specimen.order", { number: order.placer_number }),

@@ -19,6 +19,7 @@ export class Readings {
     Object.assign(this, { cells, changed, merge, removed, failed });
     this.past = []; // changes of this person, to be undone
     this.waiting = []; // readings that are not sent yet
+    this.open = 0; // requests and actions that are not answered yet
     this.queue = Promise.resolve();
   }
 
@@ -50,7 +51,11 @@ export class Readings {
 
   /** Run an action when earlier readings are answered; later ones wait for it. Its failure stops none of them. */
   after(action) {
-    this.queue = this.queue.then(action).catch(this.failed);
+    this.open += 1;
+    this.queue = this.queue
+      .then(action)
+      .catch(this.failed)
+      .finally(() => (this.open -= 1));
     return this.queue;
   }
 

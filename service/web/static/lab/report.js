@@ -1,12 +1,13 @@
 /** The report of a specimen: its differential, the signature, versions, deliveries and the audit trail. */
 
-import { alerting, showAlert } from "../page/alert.js";
+import { alerting, oneAtATime, showAlert } from "../page/alert.js";
 import { json } from "../page/api.js";
 import { countChart, countTable } from "../page/count_chart.js";
 import { byId, element } from "../page/element.js";
 import { requirePerson } from "../page/person.js";
 import { className, list, oneDigit, text, textOr, timeOfDay } from "../page/texts.js";
-import { offerTemplates, onFindings, saveFindings, showFindings } from "./findings.js";
+import { keepUnsaved } from "../page/unsaved.js";
+import { areUnsaved, offerTemplates, onFindings, saveFindings, showFindings } from "./findings.js";
 import { missingWords } from "./missing.js";
 import { savePdf } from "./pdf.js";
 import { showPreview } from "./preview.js";
@@ -151,7 +152,7 @@ async function drop(id) {
   await showAll(await json(route(`/messages/${id}/drop`), { data: { reason } }));
 }
 
-const deliveries = { retry: alerting(retry), drop: alerting(drop) };
+const deliveries = { retry: oneAtATime(alerting(retry)), drop: oneAtATime(alerting(drop)) };
 
 /** Why a message is given up; "" if the person does not give it up. */
 function askDropReason() {
@@ -164,7 +165,7 @@ function askDropReason() {
 }
 
 function submits(form, action) {
-  const shown = alerting(action);
+  const shown = oneAtATime(alerting(action));
   byId(form).addEventListener("submit", (event) => {
     event.preventDefault();
     shown();
@@ -181,8 +182,9 @@ async function start() {
 
 submits("sign-form", sign);
 submits("amend-form", amend);
-byId("confirm").addEventListener("click", alerting(confirmCells));
+byId("confirm").addEventListener("click", oneAtATime(alerting(confirmCells)));
 byId("print").addEventListener("click", () => window.print());
-byId("preview").addEventListener("click", alerting(preview));
+byId("preview").addEventListener("click", oneAtATime(alerting(preview)));
 onFindings(alerting(save));
+keepUnsaved(areUnsaved, alerting(save));
 await alerting(start)();

@@ -7,6 +7,7 @@ import { byId, element } from "../page/element.js";
 import { listenForFiles } from "../page/intake.js";
 import { requirePerson } from "../page/person.js";
 import { className, list, text } from "../page/texts.js";
+import { keepUnsaved } from "../page/unsaved.js";
 import { describe } from "./cell_facts.js";
 import { Cells, isRead } from "./cells.js";
 import { classKeys } from "./class_keys.js";
@@ -23,6 +24,7 @@ import { addFiles, clearProblems } from "./upload.js";
 
 const cells = new Cells();
 let [specimen, model, classes, keys, palette] = [null, null, [], new Map(), null];
+let uploads = 0; // of files that are not all added yet
 
 const gallery = new ReviewGallery(cells, {
   open: (cell, shown) => detail.open(cell, shown),
@@ -163,7 +165,7 @@ async function act(code) {
 }
 
 async function confirmClass(code) {
-  const unread = cells.all.filter((cell) => cell.code === code && !isRead(cell));
+  const unread = gallery.shown.filter((cell) => cell.code === code && !isRead(cell)); // none that is not seen
   if (unread.length > 1 && !(await askClass(code, unread.length))) return;
   await read(unread);
 }
@@ -202,7 +204,13 @@ function takeAdded({ items, revision }) {
 async function add(files) {
   if ((await requirePerson()) === null) return;
   clearProblems();
-  await addFiles(files, takeAdded, (words) => (byId("selection").textContent = words));
+  uploads += 1;
+  try {
+    await addFiles(files, takeAdded, (words) => (byId("selection").textContent = words));
+  } finally {
+    uploads -= 1;
+  }
+  if (!gallery.isInUse) gallery.sort();
   drawSelection();
 }
 
@@ -272,4 +280,5 @@ byId("remove").addEventListener("click", () => remove(gallery.targets));
 byId("compare").addEventListener("click", compare);
 byId("give").addEventListener("change", takeMenu);
 listenForFiles(byId("drop"), byId("files"), alerting(add));
+keepUnsaved(() => readings.open > 0 || uploads > 0, () => readings.queue);
 await alerting(start)();

@@ -60,15 +60,26 @@ export class ReviewGallery {
 
   /** Order all cells anew. */
   sort() {
-    const by = ORDERS[this.filters.sort];
-    this.order = this.cells.all.sort((one, other) => by(one, other) || one.place - other.place).map(({ place }) => place);
+    this.order = this.sorted(this.cells.all);
     this.draw();
+  }
+
+  /** The places of cells in the chosen order. */
+  sorted(cells) {
+    const by = ORDERS[this.filters.sort];
+    return cells.sort((one, other) => by(one, other) || one.place - other.place).map(({ place }) => place);
+  }
+
+  /** Whether the person is at a cell, so that none may move. */
+  get isInUse() {
+    return this.selected.size > 0 || this.place !== undefined || byId("detail").open;
   }
 
   /** Draw the cells at these places anew; new ones come last. */
   update(places) {
     const known = new Set(this.order);
-    this.order.push(...places.filter((place) => !known.has(place)));
+    const added = places.filter((place) => !known.has(place) && this.cells.byPlace.has(place));
+    this.order.push(...this.sorted(added.map((place) => this.cells.byPlace.get(place))));
     for (const place of places) this.tiles.get(place)?.update();
     this.draw();
   }

@@ -21,7 +21,7 @@ function row({ at, actor, identity, action, details }) {
     "tr",
     {},
     element("td", {}, element("time", { datetime: at }, dateTime(at))),
-    element("td", {}, actor, isClaimed && element("span", { class: "fine" }, ` (${text("person.unverified")})`)),
+    element("td", {}, element("bdi", {}, actor), isClaimed && element("span", { class: "fine" }, ` (${text("person.unverified")})`)),
     element("td", {}, textOr(`trail.${action}`, action), element("span", { class: "fine as-written" }, words(action, details))),
   );
 }

@@ -1,6 +1,6 @@
 /** The specimens of the laboratory, newest first, by state; a barcode opens one. */
 
-import { alerting } from "../page/alert.js";
+import { alerting, oneAtATime } from "../page/alert.js";
 import { address, json } from "../page/api.js";
 import { byId, element } from "../page/element.js";
 import { requirePerson } from "../page/person.js";
@@ -110,7 +110,7 @@ filters.addEventListener("submit", (event) => {
   findOrShow();
 });
 byId("open").addEventListener("click", alerting(() => open()));
-byId("older").addEventListener("click", alerting(loadOlder));
+byId("older").addEventListener("click", oneAtATime(alerting(loadOlder)));
 await requirePerson();
 await alerting(load)();
 byId("search").focus();

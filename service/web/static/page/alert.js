@@ -10,6 +10,12 @@ export function showAlert(message) {
 
 export const hideAlert = () => (byId("alert").hidden = true);
 
+/** The action, of which a second call during the first one, as by a double click, is the first one. */
+export const oneAtATime = (action) => {
+  let running = null;
+  return (...values) => (running ??= action(...values).finally(() => (running = null)));
+};
+
 /** The action, with a problem of the API shown instead of thrown. Its result is then undefined. */
 export const alerting =
   (action) =>

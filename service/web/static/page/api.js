@@ -51,13 +51,17 @@ export async function request(path, { method = "GET", body, headers = {}, signal
       cache: "no-store",
     });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem({ type: "unreachable", status: 0 });
+    return lost(error);
   }
   if (answer.ok) return answer;
   const problem = await problemOf(answer);
   if (!isBackground && (await renewSession(problem.kind))) return request(path, { method, body, headers, signal });
   throw problem;
+}
+
+/** A connection that was lost is a problem; a request that was cancelled is not. */
+function lost(error) {
+  throw error.name === "AbortError" ? error : new Problem({ type: "unreachable", status: 0 });
 }
 
 /** The JSON document of a route. `data` is sent as JSON. */
@@ -94,11 +98,13 @@ const latin1OfUtf8 = (name) => String.fromCharCode(...new TextEncoder().encode(n
  * The documents of an NDJSON stream as they arrive.
  *
  * @param {Response} answer
+ * @throws {Problem} if the connection is lost before the end.
  */
 export async function* ndjson(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const read = () => reader.read().catch(lost);
   let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+  for (let part = await read(); !part.done; part = await read()) {
     const lines = (rest + part.value).split("\n");
     rest = lines.pop();
     for (const line of lines) if (line) yield JSON.parse(line);

@@ -3,7 +3,7 @@
 import { element, svg } from "./element.js";
 import { className, number, oneDigit, precisePercent, text } from "./texts.js";
 
-const [WIDTH, ROW, VALUES, GAP, LETTER] = [380, 26, 52, 8, 6.6]; // units of the view box; LETTER: width of a letter
+const [WIDTH, ROW, VALUES, GAP, LETTER] = [380, 26, 52, 8, 7]; // units of the view box; LETTER: width of a letter
 
 /** The chart of all classes that have a cell; the largest share or interval fills the width. */
 export function countChart({ classes }) {

@@ -13,9 +13,14 @@ export function text(key, values = {}) {
   const found = catalogue[form] ?? catalogue[`${key}.other`] ?? key;
   return found.replace(/\{(\w+)\}/g, (whole, name) => {
     const value = values[name];
-    return typeof value === "number" ? number(value) : String(value ?? whole);
+    return typeof value === "number" ? number(value) : isolated(String(value ?? whole));
   });
 }
+
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc]|[\ud802-\ud803\ud83a-\ud83b]/;
+
+/** A text from right to left, isolated (Unicode, annex 9), so that it turns nothing beside it. Others are unchanged. */
+export const isolated = (value) => (RIGHT_TO_LEFT.test(value) ? `\u2068${value}\u2069` : value);
 
 /** The text of a key; `otherwise` if the catalogue has none, as for classes of another model. */
 export const textOr = (key, otherwise) => catalogue[key] ?? otherwise;

@@ -1,7 +1,7 @@
 /** One cell in the gallery. */
 
 import { problemText } from "../page/api.js";
-import { element, hiddenText } from "../page/element.js";
+import { element } from "../page/element.js";
 import { alternatives, className, percent, text } from "../page/texts.js";
 import { decisionWords, isNovel } from "../page/words.js";
 import { decisionOf } from "./cells.js";
@@ -45,7 +45,7 @@ function answered(cell, open, tabindex) {
       isNovel(reasons) && chip("novel", text("tile.novel")),
       !prediction.supported && chip("unsupported", text("tile.unsupported")),
     ),
-    hiddenText(` ${cell.name}`),
+    element("span", { class: "visually-hidden tile-file" }, ` ${cell.name}`), // seen in print
   );
 }
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pdf_text import pages
@@ -37,3 +38,17 @@ def test_a_preliminary_report_has_no_signer() -> None:
     texts = pages(print_report(report(ReportStatus.PRELIMINARY), LIS))
     assert "Signed by –" in texts[0]
     assert " ".join(texts).count("NOT SIGNED") == 1 + len(texts)  # the status, and the watermark of each page
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "script that this PDF cannot show"), ("de", "Identifizieren Sie")]
+)
+def test_a_name_from_right_to_left_is_said_to_be_missing_and_number_and_birth_date_stay(
+    language: str, said: str
+) -> None:
+    of = report()
+    patient = of.patient.model_copy(update={"family": "כהן", "given": "דוד"})
+    text = " ".join(pages(print_report(of.model_copy(update={"patient": patient}), LIS, language=language)))
+    assert said in text
+    assert patient.identifier in text
+    assert not set("כהןדוד") & set(text)
