@@ -173,10 +173,12 @@ def find_lr(
 ) -> None:
     """Find a learning rate: train a few steps with a growing rate and follow the loss. Keeps nothing.
 
-    Pretrained weights and frozen parts are used as configured. Suggested is the rate where the loss falls fastest.
+    Pretrained weights and frozen parts are used as configured. Suggested is the rate where the loss falls fastest on
+    the way to its least.
     """
     with report_errors(), tempfile.TemporaryDirectory() as folder:
         from training.fit.lr_finder import LearningRateRange
+        from training.fit.module import Diverged
         from training.fit.train import Execution
 
         config, _ = read_with_overrides(config_path, keys=keys or ())
@@ -186,7 +188,7 @@ def find_lr(
         config = config.model_copy(update={"fit": longer, "logging": LoggingConfig()})
         run = RunFolder(Path(folder) / "run")
         split = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, cache or run.cache)
-        with suppress(TrainingStopped, ValueError):  # after the steps; or diverged, which ends the test
+        with suppress(TrainingStopped, Diverged):  # after the steps; or the test has reached too high a rate
             execution = Execution(accumulate=accumulate, steps=steps)
             pipeline.train(config, split, run, cache or run.cache, str(config_path), execution, callbacks=[finder])
         found = finder.finding()
