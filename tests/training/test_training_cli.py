@@ -82,7 +82,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_unreadable_picture_is_listed_and_counted(desk: Path) -> None:
     log = (desk / "fit.log").read_text()
     assert "EOS_00002.jpg" in log
-    assert "1 unreadable pictures are skipped" in log
+    assert "1 unreadable picture skipped" in log
     (row,) = _rows(desk / "run" / "unreadable.csv")
     assert (row["source"], row["code"], row["file"]) == ("drawn", "EOS", "EOS_00002.jpg")
 
