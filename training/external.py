@@ -78,6 +78,7 @@ class ExternalResult:
     about: ExternalModel
     unreadable: list[UnreadableImage]
     left_out: Mapping[str, int]
+    passed_over: Mapping[str, int]  # suffix → files that are no pictures, or in no class folder
 
 
 def external_source(
@@ -257,7 +258,7 @@ def evaluate_external(
     run.write_evaluation(evaluation)
     run.write_external(about)
     run.write_start(_toml(config), split_csv({block: pictures.samples if block == "test" else [] for block in BLOCKS}))
-    return ExternalResult(evaluation, about, pictures.unreadable, found.left_out)
+    return ExternalResult(evaluation, about, pictures.unreadable, found.left_out, found.passed_over)
 
 
 def _with_source(config: Config, source: SourceConfig) -> Config:

@@ -55,6 +55,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("other") / "hospital"
     write_folder(folder, CODES, 8, size=80)
     (folder / "NGS").rename(folder / "neutrophil segmented")
+    (folder / "notes.txt").write_text("not a picture")
     (folder / "debris").mkdir()
     shutil.copy(next((folder / "EOS").iterdir()), folder / "debris" / "one.jpg")
     for code in ("EOS", "LYT", "neutrophil segmented"):
@@ -102,7 +103,7 @@ def test_patients_are_counted_and_written(measured: tuple[Path, str]) -> None:
     assert RunFolder(out).evaluation().patients == {"hospital": 4}
     assert "Patients: 4;" in said
     assert {row["patient"] for row in _rows(out / "predictions.csv")} == {f"patient{at}" for at in range(4)}
-    assert "left out: 1 of 'debris'" in said
+    assert "left out: 1 of 'debris'" in said and "passed over: 1 .txt outside the class folders" in said
     assert "none has the file name of a training picture" in said
 
 
