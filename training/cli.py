@@ -4,42 +4,51 @@ Modules that import torch are imported inside the commands: an artefact is evalu
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 # onnxruntime 1.32 sends telemetry to Microsoft unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-from model import atomic_file
-from model.contract import Precision
-from training import pipeline
-from training.commands import compare, file_order, folds, measure, review
-from training.commands.configuration import (
-    SetKeys,
-    classes_toml,
-    command_arguments,
-    folder_mapping,
-    read_classes,
-    read_with_overrides,
-)
-from training.commands.external import external_validation
-from training.commands.review import DataRoot
-from training.data.index import counts_table, index_data, summary_lines
-from training.data.samples import split_csv
-from training.evaluation.tables import diagnosis_tables, lesion_table, temperature_is_uncertain, temperature_text
-from training.external import is_external
-from training.process import this_process
-from training.run import MeasuredBlock, RunFolder
-from training.terminal import (
-    console,
-    print_evaluation,
-    print_line,
-    print_table,
-    report_errors,
-    report_interruption,
-    warn,
-)
+try:
+    import typer
+
+    from model import atomic_file
+    from model.contract import Precision
+    from training import pipeline
+    from training.commands import compare, file_order, folds, measure, review
+    from training.commands.configuration import (
+        SetKeys,
+        classes_toml,
+        command_arguments,
+        folder_mapping,
+        read_classes,
+        read_with_overrides,
+    )
+    from training.commands.external import external_validation
+    from training.commands.review import DataRoot
+    from training.data.index import counts_table, index_data, summary_lines
+    from training.data.samples import split_csv
+    from training.evaluation.tables import diagnosis_tables, lesion_table, temperature_is_uncertain, temperature_text
+    from training.external import is_external
+    from training.process import this_process
+    from training.run import MeasuredBlock, RunFolder
+    from training.terminal import (
+        console,
+        print_evaluation,
+        print_line,
+        print_table,
+        report_errors,
+        report_interruption,
+        warn,
+    )
+except ImportError as error:  # the command is also installed where only the service's packages are
+    missing = (
+        f"{(error.name or '').partition('.')[0]} is not installed: pip install -e '.[training]', or '.[evaluate,cpu]' "
+        "to evaluate an artefact without torch"
+    )
+    sys.stderr.write(f"marrowlens-train: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
+    raise SystemExit(2) from error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, evaluate and export marrowlens models.")
 

@@ -22,7 +22,15 @@ from model.trust.reference import TrustReference
 from training.config import CardConfig, Config, ModelConfig
 from training.data.images import LabelledImages, UnreadableImage, decode_samples
 from training.data.layouts import index_source
-from training.data.samples import BLOCKS, DataError, Sample, file_name, listed_keys, split_csv
+from training.data.samples import (
+    BLOCKS,
+    DataError,
+    Sample,
+    file_name,
+    listed_keys,
+    patient_numbers,
+    split_csv,
+)
 from training.data_config import DataConfig, SourceConfig
 from training.evaluation.calibration import Logits, log_probabilities
 from training.evaluation.evaluate import describe_splits, measure
@@ -70,6 +78,7 @@ class ExternalResult:
     about: ExternalModel
     unreadable: list[UnreadableImage]
     left_out: Mapping[str, int]
+    passed_over: Mapping[str, int]  # suffix → files that are no pictures, or in no class folder
 
 
 def external_source(
@@ -249,7 +258,7 @@ def evaluate_external(
     run.write_evaluation(evaluation)
     run.write_external(about)
     run.write_start(_toml(config), split_csv({block: pictures.samples if block == "test" else [] for block in BLOCKS}))
-    return ExternalResult(evaluation, about, pictures.unreadable, found.left_out)
+    return ExternalResult(evaluation, about, pictures.unreadable, found.left_out, found.passed_over)
 
 
 def _with_source(config: Config, source: SourceConfig) -> Config:
@@ -282,4 +291,5 @@ def _decisions(
     measures = measure_quality(np.asarray(pictures.images)[known])
     cells = LabelledPredictions(probabilities, embeddings[known], measures, pictures.labels[known])
     assessor = Assessor(model.trust, codes, list(model.unsupported))
-    return measured_decisions(codes, cells, assessor, "external pictures", model.trust.sets.coverage)
+    patients = patient_numbers([pictures.samples[row] for row in known])
+    return measured_decisions(codes, cells, assessor, "external pictures", model.trust.sets.coverage, patients)

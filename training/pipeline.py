@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.contract import Manifest, Precision
+from model.plural import plural
 from training.config import Config
 from training.data.images import LabelledImages, UnreadableImage, decode_samples
 from training.data.index import DataIndex, index_data, leak_lines, left_out_lines, load_split
@@ -363,4 +364,4 @@ def warn_unreadable(unreadable: list[UnreadableImage]) -> None:
     for entry in unreadable:
         warn(f"unreadable: {entry.sample}: {entry.reason}")
     if unreadable:
-        warn(f"{len(unreadable)} unreadable pictures are skipped")
+        warn(f"{plural(len(unreadable), 'unreadable picture')} skipped")

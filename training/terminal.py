@@ -1,5 +1,6 @@
 """Terminal output of the training commands: lines, tables, one-line errors and exit codes."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -41,8 +42,15 @@ def report_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
     except (ArtefactError, ConfigError, DataError, RunError, ValueError, OSError) as error:
         process = f"process {RANK}: " if RANK else ""
-        error_console.print(f"{process}[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        error_console.print(f"{process}[bold red]error:[/] {escape(_sentence(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}the disk is full; free some space and run the same command again: a training resumes"
+    return str(error)
 
 
 @contextmanager

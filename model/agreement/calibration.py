@@ -33,13 +33,14 @@ def reliability(confidence: Floats, correct: NDArray[np.bool_]) -> Reliability:
         confidence: (N,), top probability.
         correct: (N,), whether the prediction is the label.
     """
-    bins = _bins(confidence)
+    bins = bins_of(confidence)
     n = np.bincount(bins, minlength=ECE_BINS)
     hits = np.bincount(bins[correct], minlength=ECE_BINS)
     return Reliability(n, hits, np.bincount(bins, confidence, ECE_BINS) / np.maximum(n, 1))
 
 
-def _bins(confidence: Floats) -> NDArray[np.int64]:
+def bins_of(confidence: Floats) -> NDArray[np.int64]:
+    """The bin of each top probability, (N,)."""
     return np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
 
 
@@ -58,7 +59,7 @@ def chance_ece(confidence: Floats) -> Floats:
     Consistency resampling (Bröcker and Smith 2007, doi 10.1175/WAF993.1). A measured ECE below the upper end of these
     draws shows no miscalibration. With n pictures no model can be expected to reach 0.
     """
-    bins = _bins(confidence)
+    bins = bins_of(confidence)
     n = np.bincount(bins, minlength=ECE_BINS)
     expected = np.bincount(bins, confidence, ECE_BINS)
     generator = np.random.default_rng(0)

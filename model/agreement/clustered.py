@@ -9,6 +9,8 @@ from scipy.stats import norm, t
 from model.agreement.proportion import wilson
 
 Labels = NDArray[np.int64]
+#: Degrees of freedom that a single cluster has, up to rounding.
+_NO_FREEDOM = 1e-9
 
 
 class Proportion(NamedTuple):
@@ -50,12 +52,29 @@ def proportion(hits: NDArray[np.bool_], clusters: Labels | None = None, confiden
 
 def _effective_size(hits: NDArray[np.bool_], clusters: Labels, confidence: float) -> float:
     """The effective sample size of at least two clusters."""
+    return len(hits) * effective_share(hits - hits.mean(), clusters, confidence=confidence)
+
+
+def effective_share(
+    influence: NDArray[np.float64],
+    clusters: Labels,
+    counted: NDArray[np.bool_] | None = None,
+    confidence: float = 0.95,
+) -> float:
+    """How many independent cells a cell stands for, from 0 to 1: 1 / (design effect), and for few clusters less.
+
+    Args:
+        influence: (n,), of each cell on a figure; they sum to 0, and the sum of their squares is the variance of the
+            figure if cells are independent, up to a factor.
+        clusters: (n,), number of the patient of each cell.
+        counted: (n,), the cells whose clusters are counted; None: all. If they are of one cluster, the share is 0.
+    """
     _, rows = np.unique(clusters, return_inverse=True)
-    sizes = np.bincount(rows)
-    count, n, share = len(sizes), len(hits), hits.mean()
-    residuals = np.bincount(rows, weights=hits - share)
-    variance = count / (count - 1) * (residuals**2).sum() / n**2  # of a ratio (Cochran 1977, eq. 6.13)
-    simple = share * (1 - share) / n
+    sizes = np.bincount(rows if counted is None else rows[counted])
+    freedom, end = sizes.sum() ** 2 / (sizes**2).sum() - 1, (1 + confidence) / 2
+    if freedom <= _NO_FREEDOM:
+        return 0.0
+    count, simple = int(rows.max()) + 1, (influence**2).sum()
+    variance = count / (count - 1) * (np.bincount(rows, weights=influence) ** 2).sum()  # Cochran 1977, eq. 6.13
     effect = max(1.0, variance / simple) if simple else 1.0
-    freedom, end = n**2 / (sizes**2).sum() - 1, (1 + confidence) / 2
-    return float(n / effect * (norm.ppf(end) / t.ppf(end, freedom)) ** 2)
+    return float((norm.ppf(end) / t.ppf(end, freedom)) ** 2 / effect)

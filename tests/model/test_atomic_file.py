@@ -69,3 +69,15 @@ def test_what_counts_as_a_link(tmp_path: Path) -> None:
     assert all(is_link(tmp_path / name) for name in ("soft", "dangling", "pipe"))
     os.link(tmp_path / "plain", tmp_path / "hard")
     assert is_link(tmp_path / "hard") and is_link(tmp_path / "plain")
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    def write() -> None:
+        with replacing(tmp_path / "out.csv") as file, open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), file.fileno())
+            file.write(b"ours")
+            file.flush()
+
+    with pytest.raises(OSError, match="No space left on device.*out.csv"):
+        write()
+    assert not list(tmp_path.iterdir())

@@ -27,16 +27,19 @@ import sys
 from importlib.abc import MetaPathFinder
 class Absent(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "torchmetrics", "lightning", "timm"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError("No module named " + name, name=name)
 sys.meta_path.insert(0, Absent())
 from training.cli import app
 app()
 """
 
 
-def _without_torch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+TORCH = ("torch", "torchvision", "torchmetrics", "lightning", "timm")
+
+
+def _without_torch(*arguments: str | Path, absent: tuple[str, ...] = TORCH) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH.format(absent=absent), *map(str, arguments)]
     environment = os.environ | {"COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -52,6 +55,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("other") / "hospital"
     write_folder(folder, CODES, 8, size=80)
     (folder / "NGS").rename(folder / "neutrophil segmented")
+    (folder / "notes.txt").write_text("not a picture")
     (folder / "debris").mkdir()
     shutil.copy(next((folder / "EOS").iterdir()), folder / "debris" / "one.jpg")
     for code in ("EOS", "LYT", "neutrophil segmented"):
@@ -99,7 +103,7 @@ def test_patients_are_counted_and_written(measured: tuple[Path, str]) -> None:
     assert RunFolder(out).evaluation().patients == {"hospital": 4}
     assert "Patients: 4;" in said
     assert {row["patient"] for row in _rows(out / "predictions.csv")} == {f"patient{at}" for at in range(4)}
-    assert "left out: 1 of 'debris'" in said
+    assert "left out: 1 of 'debris'" in said and "passed over: 1 .txt outside the class folders" in said
     assert "none has the file name of a training picture" in said
 
 
@@ -154,3 +158,11 @@ def test_a_run_without_torch_names_what_to_install(folded: Folded) -> None:
     done = _without_torch("evaluate", folded.runs[0], "--data", folded.data)
     assert done.returncode == 2
     assert done.stderr == "marrowlens-train: torch is not installed: pip install -e '.[training]'\n"
+
+
+@pytest.mark.parametrize("package", ["filelock", "sklearn", "onnxruntime"])
+def test_the_environment_of_the_service_alone_names_what_to_install(package: str) -> None:
+    done = _without_torch("evaluate", BUNDLED, "--data", "anything", absent=(*TORCH, package))
+    assert (done.returncode, done.stdout) == (2, "")
+    install = "pip install -e '.[training]', or '.[evaluate,cpu]' to evaluate an artefact without torch"
+    assert done.stderr == f"marrowlens-train: {package} is not installed: {install}\n"

@@ -1,6 +1,7 @@
 """The commands fit, evaluate and export on drawn cells, and their error messages."""
 
 import csv
+import errno
 import hashlib
 import json
 import re
@@ -15,12 +16,14 @@ import commands
 import numpy as np
 import onnxruntime
 import pytest
+import typer
 from serving import client
 
 from model.contract import INPUT, OUTPUTS, read_manifest
 from model.image import decode
 from training.data.samples import sha256_of
 from training.drawn.painter import write_folder
+from training.terminal import report_errors
 
 CODES = ("EOS", "LYT", "NGS")
 IMAGES_PER_CLASS = 24
@@ -82,7 +85,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_unreadable_picture_is_listed_and_counted(desk: Path) -> None:
     log = (desk / "fit.log").read_text()
     assert "EOS_00002.jpg" in log
-    assert "1 unreadable pictures are skipped" in log
+    assert "1 unreadable picture skipped" in log
     (row,) = _rows(desk / "run" / "unreadable.csv")
     assert (row["source"], row["code"], row["file"]) == ("drawn", "EOS", "EOS_00002.jpg")
 
@@ -342,3 +345,14 @@ def test_another_list_of_classes_trains_and_exports(tmp_path: Path) -> None:
     assert manifest.codes == ("plasma", "red-line")
     session = onnxruntime.InferenceSession(tmp_path / "weights" / "drawn.onnx", providers=["CPUExecutionProvider"])
     assert session.run(["probabilities"], {INPUT: np.zeros((3, 64, 64, 3), np.uint8)})[0].shape == (3, 2)
+
+
+@pytest.mark.parametrize("named", [("run/split.csv",), ()])
+def test_a_full_disk_is_one_line_that_says_what_to_do(
+    named: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, report_errors():
+        raise OSError(errno.ENOSPC, "No space left on device", *named)
+    assert ended.value.exit_code == 2
+    said = "the disk is full; free some space and run the same command again: a training resumes"
+    assert capsys.readouterr().err == f"error: {': '.join((*named, said))}\n"

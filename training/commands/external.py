@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.data.index import by_suffix
 from training.evaluation.tables import diagnosis_tables
 from training.external import (
     ExternalResult,
@@ -64,6 +65,8 @@ def _print(model: MeasuredModel, found: ExternalResult, report: Path) -> None:
     warn_unreadable(found.unreadable)
     for name, count in found.left_out.items():
         print_line(f"left out: {count} of {name!r}")
+    if found.passed_over:
+        print_line(f"passed over: {by_suffix(found.passed_over)}")
     print_line(f"{found.about.model} ({found.about.file}), temperature {model.temperature:.3f}, not fitted here")
     print_evaluation(found.evaluation)
     for table in diagnosis_tables(found.evaluation):

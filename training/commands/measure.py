@@ -15,7 +15,7 @@ from model.report.page import Table
 from training import pipeline
 from training.commands.configuration import SetKeys, read_with_overrides
 from training.compare.speed import processor
-from training.config import Config, DistilConfig, LoggingConfig, read_config
+from training.config import Config, DistilConfig, LoggingConfig
 from training.run import RunFolder, TrainingStopped
 from training.terminal import console, print_line, print_table, report_errors
 
@@ -37,25 +37,25 @@ def size(
     accumulate: Accumulate = 1,
     tera_operations: Annotated[float, typer.Option(min=0.001, help="Peak of a device, in 10^12 per second.")] = 312,
     utilisation: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the peak that is reached.")] = 0.05,
+    keys: SetKeys = None,
 ) -> None:
     """Estimate parameters, multiply-adds, memory and hours of a training without running it."""
     with report_errors():
-        table = size_table(config_path, pictures, devices, accumulate, tera_operations, utilisation)
+        config, _ = read_with_overrides(config_path, keys=keys or ())
+        table = size_table(config, pictures, devices, accumulate, tera_operations, utilisation)
     print_table(table)
 
 
 def size_table(
-    config_path: Path, pictures: int, devices: int, accumulate: int, tera_operations: float, utilisation: float
+    config: Config, pictures: int, devices: int, accumulate: int, tera_operations: float, utilisation: float
 ) -> Table:
     """The table that `size` prints.
 
     Raises:
-        ConfigError: the configuration is invalid.
         ValueError: the network cannot be built.
     """
     from training.export.cost import training_budget
 
-    config = read_config(config_path)
     budget, fit = training_budget(config, pictures), config.fit
     batch = fit.batch_size // (devices * accumulate)
     hours = budget.hours(devices, tera_operations, utilisation)
@@ -140,6 +140,7 @@ def feed(
     accumulate: Accumulate = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes per device that prefetch pictures.")] = 0,
     cold: Annotated[bool, typer.Option("--cold", help="Read from disk, as the first epoch may.")] = False,
+    keys: SetKeys = None,
 ) -> None:
     """Measure how much of a training step is spent waiting for pictures. Keeps nothing.
 
@@ -150,7 +151,8 @@ def feed(
         from training.fit.module import OVERSIZE
         from training.fit.train import Execution
 
-        run, config = RunFolder(Path(folder) / "run"), _for_timing(read_config(config_path), steps)
+        configured, _ = read_with_overrides(config_path, keys=keys or ())
+        run, config = RunFolder(Path(folder) / "run"), _for_timing(configured, steps)
         cache, execution, timer = cache or run.cache, Execution(1, accumulate, workers, steps=steps), DataLoaderTimer()
         split = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, cache)
         if cold:
@@ -173,10 +175,12 @@ def find_lr(
 ) -> None:
     """Find a learning rate: train a few steps with a growing rate and follow the loss. Keeps nothing.
 
-    Pretrained weights and frozen parts are used as configured. Suggested is the rate where the loss falls fastest.
+    Pretrained weights and frozen parts are used as configured. Suggested is the rate where the loss falls fastest on
+    the way to its least.
     """
     with report_errors(), tempfile.TemporaryDirectory() as folder:
         from training.fit.lr_finder import LearningRateRange
+        from training.fit.module import Diverged
         from training.fit.train import Execution
 
         config, _ = read_with_overrides(config_path, keys=keys or ())
@@ -186,7 +190,7 @@ def find_lr(
         config = config.model_copy(update={"fit": longer, "logging": LoggingConfig()})
         run = RunFolder(Path(folder) / "run")
         split = pipeline.start_run(config, config_path.read_text(encoding="utf-8"), run, data, cache or run.cache)
-        with suppress(TrainingStopped, ValueError):  # after the steps; or diverged, which ends the test
+        with suppress(TrainingStopped, Diverged):  # after the steps; or the test has reached too high a rate
             execution = Execution(accumulate=accumulate, steps=steps)
             pipeline.train(
                 config, split, run, data, cache or run.cache, str(config_path), execution, callbacks=[finder]

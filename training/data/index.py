@@ -4,7 +4,7 @@ Also its summary as a table and sentences, for `marrowlens-train data`.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class FoundSamples(NamedTuple):
 
     samples: list[Sample]
     left_out: Counter[tuple[str, str]]  # source and class of the data
-    passed_over: Counter[tuple[str, str]]  # source and suffix of files that are no pictures
+    passed_over: Counter[tuple[str, str]]  # source and suffix of files that are no pictures, or in no class folder
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DataIndex:
 
     found: list[Sample]  # every picture of every source
     left_out: Counter[tuple[str, str]]  # source and class of the data → pictures of `leave_out`
-    passed_over: Counter[tuple[str, str]]  # source and suffix → files that are no pictures
+    passed_over: Counter[tuple[str, str]]  # source and suffix → files that are no pictures, or in no class folder
     samples: list[Sample]  # those that are divided into blocks
     planned: list[Block]  # the block of each by the split alone
     blocks: list[Block]  # the block of each, with near duplicates on one side
@@ -242,13 +242,19 @@ def summary_lines(index: DataIndex, data: DataConfig, codes: tuple[str, ...]) ->
 
 
 def left_out_lines(index: DataIndex) -> Iterator[str]:
-    """Classes that the configuration leaves out, and files that are no pictures, by suffix."""
+    """Classes that the configuration leaves out, and files that were passed over, by suffix."""
     for (source, name), count in sorted(index.left_out.items()):
         yield f"left out of {source}: {count} of {name!r}"
     for source in sorted({source for source, _ in index.passed_over}):
-        counts = ((count, suffix) for (of, suffix), count in index.passed_over.items() if of == source)
-        listed = ", ".join(f"{count} {suffix}" for count, suffix in sorted(counts, reverse=True))
-        yield f"passed over in {source}, no pictures: {listed}"
+        listed = by_suffix({suffix: count for (of, suffix), count in index.passed_over.items() if of == source})
+        yield f"passed over in {source}: {listed}"
+
+
+def by_suffix(passed_over: Mapping[str, int]) -> str:
+    """Numbers of files by suffix, the most frequent first: `3 .txt, 1 .db`."""
+    return ", ".join(
+        f"{count} {suffix}" for suffix, count in sorted(passed_over.items(), key=lambda of: (-of[1], of[0]))
+    )
 
 
 def leak_lines(index: DataIndex, data: DataConfig) -> Iterator[str]:

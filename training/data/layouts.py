@@ -26,7 +26,8 @@ class SourceIndex:
 
     samples: list[Sample]
     left_out: Counter[str]
-    passed_over: Counter[str] = field(default_factory=Counter)  # suffix → files of class folders that are no pictures
+    #: Suffix → files of class folders that are no pictures, and files that are in no class folder.
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 class _Names:
@@ -125,15 +126,18 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
     folder = root / source.folder
     if not folder.is_dir():
         raise DataError(folder, f"no such folder; source {source.name!r} expects one folder per class here")
-    class_folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    class_folders = [entry for entry in visible if entry.is_dir()]
     if not class_folders:
         raise DataError(folder, f"no class folders; expected folders named {', '.join(names.codes)}")
     found = SourceIndex([], Counter())
+    outside = (_suffix(entry) for entry in visible if not entry.is_dir())
+    found.passed_over.update(f"{suffix} outside the class folders" for suffix in outside)
     for entry in class_folders:
         code = names.code(entry.name, entry, "")
         for path in _files_below(entry):
             if path.suffix.lower() not in IMAGE_SUFFIXES:
-                found.passed_over[path.suffix.lower() or "without a suffix"] += 1
+                found.passed_over[_suffix(path)] += 1
                 continue
             if code is None:
                 found.left_out[entry.name] += 1
@@ -142,6 +146,10 @@ def _index_folder(root: Path, source: SourceConfig, names: _Names) -> SourceInde
             patient, group = names.patient(name, "", path), names.group(name, "", path)
             found.samples.append(Sample(source.name, code, name, path, patient, group))
     return found
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower() or "without a suffix"
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

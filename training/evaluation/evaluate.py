@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from training.config import Config
 from training.data.images import LabelledImages
-from training.data.samples import Block
+from training.data.samples import Block, patient_numbers
 from training.data.splits import describe_test_set
 from training.evaluation.calibration import Logits, calibration_metrics, fit_temperature, temperature_interval
 from training.evaluation.metrics import Pictures, classification_metrics, confusion_matrix, lineages, tolerant
@@ -95,7 +95,8 @@ def _about_temperature(
     found: dict[str, object] = {"temperature_fitted": fitted is not None, "temperature_n": int(of_tissue.sum())}
     if fitted is None:
         return found
-    low, high = temperature_interval(logits[of_tissue], calibration.labels[of_tissue], fitted)
+    patients = patient_numbers([calibration.samples[row] for row in np.flatnonzero(of_tissue)])
+    low, high = temperature_interval(logits[of_tissue], calibration.labels[of_tissue], fitted, patients)
     return found | {"temperature_low": low, "temperature_high": high}
 
 
@@ -143,9 +144,9 @@ def measure(config: Config, test: Scores, temperature: float, splits: dict[str, 
         patients = scores.patient_numbers()
         pictures = Pictures(scores.labels, scores.predicted, patients)
         metrics += classification_metrics(pictures, config.codes, tolerated, groups, split)
-        metrics += ranking_metrics(scores.labels, scores.probabilities, config.codes, split)
-        metrics += calibration_metrics(scores.logits, scores.labels, scores.temperature, split)
-        metrics += selective_metrics(scores.labels, scores.probabilities, split)
+        metrics += ranking_metrics(scores.labels, scores.probabilities, config.codes, split, patients)
+        metrics += calibration_metrics(scores.logits, scores.labels, scores.temperature, split, patients)
+        metrics += selective_metrics(scores.labels, scores.probabilities, split, patients)
         confusion[split] = confusion_matrix(scores.labels, scores.predicted, len(config.codes)).tolist()
         measured[source] = split
         if patients is not None:

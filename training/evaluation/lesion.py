@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from model.agreement.class_averages import Drawn, Labels
-from model.agreement.proportion import wilson
+from model.agreement.clustered import proportion
 from training.config import Config
 from training.data.images import LabelledImages
+from training.data.samples import patient_numbers
 from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
 from training.evaluation.network_outputs import score
 from training.evaluation.paired import draw_accuracy
@@ -51,13 +52,14 @@ def measure_lesions(net: Network, config: Config, pictures: LabelledImages) -> t
         return ()
     rows = evenly_spaced(np.flatnonzero(of_intended_tissue(config, pictures)), MOST_PICTURES)
     labels, images = pictures.labels[rows], pictures.images[rows]
+    patients = patient_numbers([pictures.samples[row] for row in rows])
 
     def predictions(what: str) -> Labels:
         return score(net, config, images, description=what).argmax(axis=1)
 
     with observed_means(parts) as means:
         intact = predictions("scoring for lesions")
-    before = draw_accuracy(labels, intact, len(config.codes))
+    before = draw_accuracy(labels, intact, len(config.codes), patients)
     measured: dict[frozenset[nn.Module], Labels] = {}  # a network of one stage: its gates are all gates
     lesions = []
     for part, modules in parts.items():
@@ -65,21 +67,28 @@ def measure_lesions(net: Network, config: Config, pictures: LabelledImages) -> t
         if key not in measured:
             with replaced({module: means[module] for module in modules}):
                 measured[key] = predictions(f"lesion of {part}")
-        lesions.append(_lesion(part, labels, intact, measured[key], before, len(config.codes)))
+        lesions.append(_lesion(part, labels, intact, measured[key], before, len(config.codes), patients))
     return tuple(lesions)
 
 
-def _lesion(part: str, labels: Labels, intact: Labels, without: Labels, before: Drawn, classes: int) -> MeasuredLesion:
-    n, changed = len(labels), int((without != intact).sum())
-    changed_low, changed_high = wilson(changed, n)
-    low, high = (draw_accuracy(labels, without, classes) - before).difference_interval()
+def _lesion(
+    part: str,
+    labels: Labels,
+    intact: Labels,
+    without: Labels,
+    before: Drawn,
+    classes: int,
+    patients: Labels | None,
+) -> MeasuredLesion:
+    changed = proportion(without != intact, patients)
+    low, high = (draw_accuracy(labels, without, classes, patients) - before).difference_interval()
     accuracy = float((without == labels).mean())
     return MeasuredLesion(
         part=part,
-        n=n,
-        changed=changed / n,
-        changed_low=changed_low,
-        changed_high=changed_high,
+        n=changed.n,
+        changed=changed.hits / changed.n,
+        changed_low=changed.low,
+        changed_high=changed.high,
         accuracy=accuracy,
         accuracy_change=accuracy - float((intact == labels).mean()),
         accuracy_change_low=low,

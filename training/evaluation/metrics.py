@@ -29,7 +29,6 @@ from model.agreement.class_averages import (
     weighted_f1,
 )
 from model.agreement.clustered import Proportion
-from model.agreement.proportion import wilson
 from model.contract import CellClass, Metric
 
 Matrices = TypeVar("Matrices", Counts, Floats)  # (…, C, C), confusion matrices
@@ -62,12 +61,6 @@ def lineages(classes: Sequence[CellClass]) -> tuple[str, ...]:
     Classes of lineage `other` (a blast, an artefact) have no lineage in common, so confusing two of them is an error.
     """
     return tuple(c.code if c.lineage == "other" else c.lineage for c in classes)
-
-
-def proportion(name: str, hits: int, n: int, split: str, code: str | None = None) -> Metric:
-    """A proportion with its 95 % Wilson score interval (Wilson 1927); n = 0 gives 0 with the interval 0 to 1."""
-    low, high = wilson(hits, n)
-    return Metric(name=name, code=code, value=hits / n if n else 0.0, low=low, high=high, n=n, split=split)
 
 
 def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> Counts:

@@ -20,6 +20,7 @@ from model.agreement.class_averages import (
     macro_f1,
     mean_of,
 )
+from model.agreement.clustered import effective_share
 
 Predictions = NDArray[np.int64]  # (runs, n)
 
@@ -46,17 +47,23 @@ def draw_scores(labels: Labels, predictions: Predictions, classes: int, patients
     return Scores(*(mean_of([one.figure(score) for one in drawn]) for score in (accuracy, macro_f1, balanced_accuracy)))
 
 
-def draw_accuracy(labels: Labels, predicted: Labels, classes: int) -> Drawn:
+def draw_accuracy(labels: Labels, predicted: Labels, classes: int, patients: Labels | None = None) -> Drawn:
     """The accuracy of one run."""
-    return draw_counts(labels, predicted, classes).figure(accuracy)
+    return draw_counts(labels, predicted, classes, patients).figure(accuracy)
 
 
-def mean_with_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The mean of one value a picture, and its 95 % bootstrap interval over the pictures."""
-    n = len(values)
+def mean_with_interval(values: NDArray[np.float64], patients: Labels | None = None) -> tuple[float, float, float]:
+    """The mean of one value a picture, -1 to 1, and its 95 % bootstrap interval over the pictures.
+
+    Where patients are known, the width is that of an effective number of pictures.
+    """
+    n, value = len(values), float(values.mean())
+    share = 1.0 if patients is None else effective_share(values - value, patients)
+    if not share:
+        return value, -1.0, 1.0
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), BOOTSTRAP_DRAWS)
-    low, high = np.quantile(counts @ values / n, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    low, high = value + (np.quantile(counts @ values / n, [0.025, 0.975]) - value) / share**0.5
+    return value, max(float(low), -1.0), min(float(high), 1.0)
 
 
 def p_value(labels: Labels, first: Predictions, second: Predictions) -> float:

@@ -14,14 +14,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from model.agreement.class_averages import Drawn
-from model.agreement.proportion import wilson
+from model.agreement.class_averages import Drawn, Labels
+from model.agreement.clustered import Proportion, proportion
 from model.resize import to_square
 from model.trust.decision import Assessment
 from model.trust.fitting import LabelledPredictions
 from training.config import Config
 from training.data.images import LabelledImages, decode_crop
-from training.data.samples import Sample, read_image_bytes
+from training.data.samples import Sample, patient_numbers, read_image_bytes
 from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
 from training.evaluation.paired import draw_accuracy
 from training.evaluation.predictor import Predictor
@@ -108,6 +108,7 @@ def measure_responses(
     if not len(rows):
         return ()
     size, labels = config.model.input_size, pictures.labels[rows]
+    patients = patient_numbers([pictures.samples[row] for row in rows])
 
     def answers(images: NDArray[np.uint8], title: str) -> _Answers:
         cells = predictor.cells(images, labels, title)
@@ -116,13 +117,13 @@ def measure_responses(
     originals = [_original(config, pictures.samples[row], 2 * size) for row in rows]
 
     as_is = answers(pictures.images[rows], AS_IS)
-    before = _accuracy(as_is.cells)
-    measured = [_response((AS_IS, "", 1), as_is, before)]
+    before = _accuracy(as_is.cells, patients)
+    measured = [_response((AS_IS, "", 1), as_is, before, patients)]
     for kind in DISTURBANCES:
         for strength in kind.strengths:
             images = np.stack([to_square(kind.change(picture, strength=strength), size) for picture in originals])
             changed = answers(images, f"{kind.name} {strength:g}")
-            measured.append(_response((kind.name, kind.unit, strength), changed, before))
+            measured.append(_response((kind.name, kind.unit, strength), changed, before, patients))
     return tuple(measured)
 
 
@@ -137,28 +138,30 @@ class _Answers(NamedTuple):
 
 
 class _Accuracy(NamedTuple):
-    hits: int
+    share: Proportion
     drawn: Drawn
 
 
-def _accuracy(cells: LabelledPredictions) -> _Accuracy:
-    predicted = cells.probabilities.argmax(axis=1)
+def _accuracy(cells: LabelledPredictions, patients: Labels | None) -> _Accuracy:
+    predicted, classes = cells.probabilities.argmax(axis=1), cells.probabilities.shape[1]
     return _Accuracy(
-        int((predicted == cells.labels).sum()), draw_accuracy(cells.labels, predicted, cells.probabilities.shape[1])
+        proportion(predicted == cells.labels, patients), draw_accuracy(cells.labels, predicted, classes, patients)
     )
 
 
-def _response(what: tuple[str, str, float], changed: _Answers, before: _Accuracy) -> MeasuredResponse:
+def _response(
+    what: tuple[str, str, float], changed: _Answers, before: _Accuracy, patients: Labels | None
+) -> MeasuredResponse:
     """Figures of one strength.
 
     Args:
         what: disturbance, unit and strength.
         changed: answers for the disturbed pictures.
         before: of the same pictures undisturbed.
+        patients: (N,), number of the patient of each picture; None: patients are not known.
     """
     cells, n = changed.cells, len(changed.cells)
-    found = _accuracy(cells)
-    low, high = wilson(found.hits, n)
+    found = _accuracy(cells, patients)
     change_low, change_high = (found.drawn - before.drawn).difference_interval()
     right = cells.probabilities.argmax(axis=1) == cells.labels
     confident_errors = ~right & (cells.probabilities.max(axis=1) > CONFIDENT)
@@ -167,10 +170,10 @@ def _response(what: tuple[str, str, float], changed: _Answers, before: _Accuracy
         unit=what[1],
         strength=what[2],
         n=n,
-        accuracy=found.hits / n,
-        low=low,
-        high=high,
-        change=(found.hits - before.hits) / n,
+        accuracy=found.share.hits / n,
+        low=found.share.low,
+        high=found.share.high,
+        change=(found.share.hits - before.share.hits) / n,
         change_low=change_low,
         change_high=change_high,
         confident_errors=float(confident_errors.mean()),

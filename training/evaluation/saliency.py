@@ -25,6 +25,7 @@ from model.parts import MLKA_PART
 from training.config import Config
 from training.data.images import LabelledImages
 from training.data.masks import rough_mask
+from training.data.samples import patient_numbers
 from training.evaluation.evaluate import evenly_spaced, of_intended_tissue
 from training.evaluation.network_outputs import BATCH_SIZE, maps, score
 from training.evaluation.paired import mean_with_interval
@@ -59,13 +60,14 @@ def measure_maps(net: Network, config: Config, pictures: LabelledImages) -> tupl
         One entry for each attention scale, then one for the evidence; empty if no picture shows a cell. Only positive
         evidence counts as inside or outside; the order of deletion is that of the signed values.
     """
-    images = pictures.images[_chosen(config, pictures)]
+    rows = _chosen(config, pictures)
+    images, patients = pictures.images[rows], patient_numbers([pictures.samples[row] for row in rows])
     if not len(images):
         return ()
     predicted = score(net, config, images, description="scoring for maps").argmax(axis=1)
     masks = np.stack([rough_mask(image, growth=0) for image in images]).astype(np.float32) / np.float32(255)
     shuffled = [maps_of(shuffled_weights(net, seed), config, images, predicted) for seed in range(SHUFFLES)]
-    curves = _Curves(net, config, images, predicted)
+    curves = _Curves(net, config, images, predicted, patients)
     return tuple(
         _measure(name, found, [maps[name] for maps in shuffled], masks, curves)
         for name, found in maps_of(net, config, images, predicted).items()
@@ -82,7 +84,7 @@ def _chosen(config: Config, pictures: LabelledImages) -> NDArray[np.int64]:
 def _measure(name: str, found: Maps, shuffled: Sequence[Maps], masks: Maps, curves: "_Curves") -> MeasuredMap:
     positive = found.clip(0)
     inside, of_gaussian = share_inside(positive, masks), share_inside(gaussians_like(positive), masks)
-    more, low, high = mean_with_interval(inside - of_gaussian)
+    more, low, high = mean_with_interval(inside - of_gaussian, curves.patients)
     return MeasuredMap(
         map=name,
         n=len(found),
@@ -190,10 +192,14 @@ class _Curves:
 
     Args:
         predicted: (N,), the class of each picture whose probability is measured.
+        patients: (N,), number of the patient of each picture; None: patients are not known.
     """
 
-    def __init__(self, net: Network, config: Config, images: Images, predicted: Labels) -> None:
+    def __init__(
+        self, net: Network, config: Config, images: Images, predicted: Labels, patients: Labels | None = None
+    ) -> None:
         self.net, self.config, self.images, self.predicted = net, config, images, predicted
+        self.patients = patients
         side = images.shape[1]
         self.empty = border_colours(images)
         orders = {"disc": np.broadcast_to(_disc(side), images.shape[:3]), "random": _random(len(images), side)}
@@ -206,7 +212,8 @@ class _Curves:
     def compared(self, order: Maps, kind: str) -> MeasuredCurve:
         """The mean of the curve in the order of a map, beside those of the disc and of the random order."""
         own, disc = self.curve(order, kind), self.references[kind, "disc"]
-        better, low, high = mean_with_interval(disc - own if kind == "deletion" else own - disc)
+        gain = disc - own if kind == "deletion" else own - disc
+        better, low, high = mean_with_interval(gain, self.patients)
         return MeasuredCurve(
             map=float(own.mean()),
             disc=float(disc.mean()),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.agreement.class_averages import Floats, Labels
 from model.contract import Metric
-from training.evaluation.metrics import proportion
+from training.evaluation.metrics import Pictures
 
 COVERAGES = (0.95, 0.9, 0.8)
 RISK_LIMIT = 0.05
@@ -77,20 +77,25 @@ def risk_coverage(confidence: Floats, correct: NDArray[np.bool_]) -> RiskCoverag
     return RiskCoverage(sorted_confidence[ends], ends + 1, wrong[ends])
 
 
-def selective_metrics(labels: Labels, probabilities: Floats, split: str) -> list[Metric]:
+def selective_metrics(
+    labels: Labels, probabilities: Floats, split: str, patients: Labels | None = None
+) -> list[Metric]:
     """Accuracy and threshold at 95, 90 and 80 % coverage, coverage at 5 % risk, and AURC.
 
     Coverage at 5 % risk is given twice: on the pictures that the threshold was chosen on, which is optimistic, and
     cross-validated (`cross_`) with the threshold of the other half of the pictures.
+
+    Args:
+        patients: (N,), number of the patient of each picture; None: patients are not known.
     """
+    pictures = Pictures(labels, probabilities.argmax(axis=1), patients)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     curve = risk_coverage(confidence, correct)
     metrics = []
     for share in COVERAGES:
         at, name = curve.at_coverage(share), f"{share * 100:.0f}_coverage"
-        answered = int(curve.answered[at])
         metrics += [
-            proportion(f"accuracy_at_{name}", answered - int(curve.wrong[at]), answered, split),
+            pictures.metric(f"accuracy_at_{name}", correct, confidence >= curve.thresholds[at], split),
             _metric(f"threshold_at_{name}", float(curve.thresholds[at]), curve.n, split),
         ]
     limit = f"{RISK_LIMIT * 100:.0f}_risk"
@@ -99,28 +104,26 @@ def selective_metrics(labels: Labels, probabilities: Floats, split: str) -> list
     metrics.append(_metric(f"coverage_at_{limit}", answered / curve.n, curve.n, split))
     if at_limit is not None:
         metrics.append(_metric(f"threshold_at_{limit}", float(curve.thresholds[at_limit]), curve.n, split))
-    metrics += _cross_validated(labels, confidence, correct, limit, split)
+    metrics += _cross_validated(pictures, confidence, limit, split)
     metrics.append(_metric("aurc", curve.area(), curve.n, split))
     return metrics
 
 
-def _cross_validated(
-    labels: Labels, confidence: Floats, correct: NDArray[np.bool_], limit: str, split: str
-) -> list[Metric]:
+def _cross_validated(pictures: Pictures, confidence: Floats, limit: str, split: str) -> list[Metric]:
     """Coverage and accuracy if each half of the pictures uses the 5 % risk threshold of the other half."""
-    first = first_half(labels)
-    answered, right = 0, 0
+    correct, first = pictures.predicted == pictures.labels, first_half(pictures.labels)
+    answered = np.zeros(len(correct), np.bool_)
     for chosen_on in (first, ~first):
         if not chosen_on.any() or chosen_on.all():
             continue
         curve = risk_coverage(confidence[chosen_on], correct[chosen_on])
         at = curve.at_risk(RISK_LIMIT)
         if at is not None:
-            accepted = ~chosen_on & (confidence >= curve.thresholds[at])
-            answered, right = answered + int(accepted.sum()), right + int((accepted & correct).sum())
+            answered |= ~chosen_on & (confidence >= curve.thresholds[at])
+    everything = np.ones(len(correct), np.bool_)
     return [
-        proportion(f"cross_coverage_at_{limit}", answered, len(labels), split),
-        proportion(f"cross_accuracy_at_{limit}", right, answered, split),
+        pictures.metric(f"cross_coverage_at_{limit}", answered, everything, split),
+        pictures.metric(f"cross_accuracy_at_{limit}", correct, answered, split),
     ]
 
 

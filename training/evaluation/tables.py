@@ -349,7 +349,7 @@ def _ranking(look: Lookup, titles: Mapping[str, str]) -> Table:
         _not_empty(rows),
         "AUROC: chance that a picture of the class has a higher probability of it than another picture. Average "
         "precision: area under the precision-recall curve; by chance it is the share of the class. In brackets: 95 % "
-        "interval (AUROC: Newcombe's method 5; average precision: Wilson), for independent pictures.",
+        "interval (AUROC: Newcombe's method 5; average precision: Wilson).",
     )
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from model.agreement.proportion import wilson
+from model.agreement.clustered import proportion
 from model.image import PictureError, decode
 from model.trust.decision import Assessment, Assessor
 from model.trust.fitting import MIN_PICTURES, LabelledPredictions, Levels, fit_trust
 from model.trust.reference import TrustReference
 from training.config import Config
 from training.data.images import LabelledImages
+from training.data.samples import patient_numbers
 from training.evaluation.evaluate import of_intended_tissue
 from training.evaluation.non_cell_pictures import non_cell_pictures
 from training.evaluation.scores import NO_CLASS
@@ -29,6 +30,7 @@ from training.run import MeasuredDecisions, MeasuredSets, MeasuredTrust
 if TYPE_CHECKING:
     from training.evaluation.predictor import Predictor
 
+Labels = NDArray[np.int64]
 #: Parts of the calibration block: with thresholds of one half, few cells of a class would make sets too large.
 FOLDS = 10
 #: Least known and training cells: all but one fold must be enough for a fit.
@@ -59,6 +61,7 @@ class RunTrust:
         self._embeddings = predictor.embeddings(train.images, learned, "scoring train")
         self._labels = train.labels[learned]
         self._known_rows, self._folds = known, _folds(calibration.labels)
+        self._known_patients = _patients(calibration, known)
         self.known = predictor.cells(calibration.images[known], calibration.labels[known])
         self.reference = self._fit(self.known, f"calibration block, {self._config.card.tissue}")
 
@@ -88,19 +91,21 @@ class RunTrust:
             outliers: name → pictures of other classes, (N, S, S, 3).
         """
         if test is None:
-            known, assessed = self.known, self.decide_cross_validated(self.known, self._known_rows)
+            known, patients = self.known, self._known_patients
+            assessed = self.decide_cross_validated(known, self._known_rows)
         else:
             rows = self._of_supported(test)
+            patients = _patients(test, rows)
             known = self._predictor.cells(test.images[rows], test.labels[rows])
             assessed = self.decide(known)
-        decisions = [_decisions("known cells", known, assessed)]
+        decisions = [_decisions("known cells", known, assessed, patients)]
         for name, cells in self._others(outliers):
             found = self.decide(cells)
             decisions.append(_decisions(name, cells, found).model_copy(update={"auroc": _auroc(assessed, found)}))
         return MeasuredTrust(
             known=f"{'calibration' if test is None else 'test'} block",
             coverage=self.reference.sets.coverage,
-            sets=tuple(_sets(self._config.codes, known, assessed)),
+            sets=tuple(_sets(self._config.codes, known, assessed, patients)),
             decisions=tuple(decisions),
         )
 
@@ -129,17 +134,28 @@ def supported(config: Config, train: LabelledImages) -> NDArray[np.int64]:
 
 
 def measured_decisions(
-    codes: Sequence[str], cells: LabelledPredictions, assessor: Assessor, known: str, coverage: float
+    codes: Sequence[str],
+    cells: LabelledPredictions,
+    assessor: Assessor,
+    known: str,
+    coverage: float,
+    patients: Labels | None = None,
 ) -> MeasuredTrust:
     """Decisions and prediction sets on other known cells than those of the run, for example another laboratory's.
 
     Args:
         known: what the cells are.
         coverage: that the sets aim at.
+        patients: (N,), number of the patient of each cell; None: patients are not known.
     """
     assessed = _assess(assessor, cells)
-    decisions = (_decisions("known cells", cells, assessed),)
-    return MeasuredTrust(known=known, coverage=coverage, sets=tuple(_sets(codes, cells, assessed)), decisions=decisions)
+    decisions = (_decisions("known cells", cells, assessed, patients),)
+    sets = tuple(_sets(codes, cells, assessed, patients))
+    return MeasuredTrust(known=known, coverage=coverage, sets=sets, decisions=decisions)
+
+
+def _patients(pictures: LabelledImages, rows: NDArray[np.int64]) -> Labels | None:
+    return patient_numbers([pictures.samples[row] for row in rows])
 
 
 def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -164,7 +180,9 @@ def decode_folder(folder: Path, size: int) -> NDArray[np.uint8]:
     return np.concatenate(pictures)
 
 
-def _decisions(name: str, cells: LabelledPredictions, assessed: Sequence[Assessment]) -> MeasuredDecisions:
+def _decisions(
+    name: str, cells: LabelledPredictions, assessed: Sequence[Assessment], patients: Labels | None = None
+) -> MeasuredDecisions:
     accepted = np.array([each.decision == "accept" for each in assessed])
     rejected = np.array([each.decision == "reject" for each in assessed])
     found = MeasuredDecisions(
@@ -173,23 +191,31 @@ def _decisions(name: str, cells: LabelledPredictions, assessed: Sequence[Assessm
     if not accepted.any() or (cells.labels == NO_CLASS).any():
         return found
     right = (cells.probabilities.argmax(axis=1) == cells.labels)[accepted]
-    low, high = wilson(int(right.sum()), len(right))
-    return found.model_copy(update={"accuracy": float(right.mean()), "low": low, "high": high})
+    share = proportion(right, None if patients is None else patients[accepted])
+    return found.model_copy(update={"accuracy": float(right.mean()), "low": share.low, "high": share.high})
 
 
-def _sets(codes: Sequence[str], cells: LabelledPredictions, assessed: Sequence[Assessment]) -> Iterable[MeasuredSets]:
+def _sets(
+    codes: Sequence[str], cells: LabelledPredictions, assessed: Sequence[Assessment], patients: Labels | None
+) -> Iterable[MeasuredSets]:
     inside = np.array([codes[at] in each.prediction_set for at, each in zip(cells.labels, assessed, strict=True)])
     sizes = np.array([len(each.prediction_set) for each in assessed])
-    yield _set_figures(None, inside, sizes)
-    for at in np.unique(cells.labels):
-        rows = cells.labels == at
-        yield _set_figures(codes[at], inside[rows], sizes[rows])
+    of_classes = [(codes[at], cells.labels == at) for at in np.unique(cells.labels)]
+    for code, rows in ((None, np.ones(len(inside), np.bool_)), *of_classes):
+        yield _set_figures(code, inside[rows], sizes[rows], None if patients is None else patients[rows])
 
 
-def _set_figures(code: str | None, inside: NDArray[np.bool_], sizes: NDArray[np.int64]) -> MeasuredSets:
-    low, high = wilson(int(inside.sum()), len(inside))
+def _set_figures(
+    code: str | None, inside: NDArray[np.bool_], sizes: NDArray[np.int64], patients: Labels | None
+) -> MeasuredSets:
+    share = proportion(inside, patients)
     return MeasuredSets(
-        code=code, n=len(inside), covered=float(inside.mean()), low=low, high=high, size=float(sizes.mean())
+        code=code,
+        n=len(inside),
+        covered=float(inside.mean()),
+        low=share.low,
+        high=share.high,
+        size=float(sizes.mean()),
     )
 
 

@@ -64,15 +64,18 @@ class LearningRateRange(Callback):
             trainer.limit_val_batches = 0
 
     def finding(self) -> Finding:
-        """The rate where the loss falls fastest by the logarithm of the rate.
+        """The rate where the loss falls fastest by the logarithm of the rate, on the way to its least.
+
+        Beyond the least the training becomes unstable: the loss rises, and may fall steeply between two jumps.
 
         Raises:
             ValueError: too few steps, or the loss never fell.
         """
         rates, losses = np.array(self.rates), np.array(self.losses)
-        inner = slice(SKIPPED_FIRST, len(losses) - SKIPPED_LAST)
-        if len(losses[inner]) < 3:
+        if len(losses) < SKIPPED_FIRST + 3 + SKIPPED_LAST:
             raise ValueError(f"{len(losses)} steps are too few to find a learning rate; use more pictures or --steps")
+        least = SKIPPED_FIRST + int(np.nanargmin(losses[SKIPPED_FIRST : len(losses) - SKIPPED_LAST]))
+        inner = slice(SKIPPED_FIRST, max(least + 1, SKIPPED_FIRST + 3))
         slopes = np.gradient(losses[inner], np.log10(rates[inner]))
         if slopes.min() >= 0:
             raise ValueError("the loss fell at no learning rate: check labels, input_size, mean and std")

@@ -133,12 +133,12 @@ def _source_figures(
     split, file = evaluation.splits[source], quote(source, safe=" ")  # not every source name is a valid file name
     metrics = [metric for metric in evaluation.metrics if metric.split == split]
     tolerated = tolerant(config.codes, config.evaluation.neighbours)
-    counts = np.array(evaluation.confusion[split])
-    yield confusion_figure(counts, config.codes, tolerated, f"confusion-{file}", split)
-    yield classes_figure(metrics, f"classes-{file}", split)
+    counts, names = np.array(evaluation.confusion[split]), class_names(config)
+    yield confusion_figure(counts, config.codes, tolerated, f"confusion-{file}", split, names)
+    yield classes_figure(metrics, f"classes-{file}", split, names)
     if patients := patients_figure(scores, f"patients-{file}", split):
         yield patients
-    yield from ranking_figures(scores, metrics, class_names(config), file, split)
+    yield from ranking_figures(scores, metrics, names, file, split)
     yield reliability_figure(scores, f"reliability-{file}", split)
     yield coverage_figure(scores, f"coverage-{file}", split)
     rows, keys = gallery_rows(scores), scores.keys()

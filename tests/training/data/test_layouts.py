@@ -54,10 +54,14 @@ def test_a_folder_for_each_patient_stays_together(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_is_not_a_sample(tmp_path: Path) -> None:
-    _touch(tmp_path, "BLA/BLA_00001.JPG", "BLA/notes.txt", ".cache/x.jpg", "README.md")
+    _touch(tmp_path, "BLA/BLA_00001.JPG", "BLA/notes.txt", ".cache/x.jpg", "README.md", "stray.jpg", ".hidden")
     found = _index(tmp_path, **FOLDER)
     assert [s.path.name for s in found.samples] == ["BLA_00001.JPG"]
-    assert found.passed_over == {".txt": 1}
+    assert found.passed_over == {
+        ".txt": 1,
+        ".md outside the class folders": 1,
+        ".jpg outside the class folders": 1,
+    }
 
 
 def test_classes_of_another_data_set_are_renamed_or_left_out(tmp_path: Path) -> None:

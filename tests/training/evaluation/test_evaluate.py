@@ -1,5 +1,6 @@
 """Evaluation: a known temperature is recovered, and every metric states the pictures it was measured on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,26 @@ def test_a_half_without_the_intended_tissue_has_no_temperature_of_its_own() -> N
     both = _together(_pictures("marrow", marrow_labels), _pictures("blood", blood_labels))
     _, scores = evaluate_development(CONFIG, both, np.concatenate([marrow, blood]))
     assert set(scores.temperature) == {1.0}
+
+
+def test_copies_of_a_patients_pictures_narrow_no_interval() -> None:
+    """A hundred and twenty patients with one picture each, and the same with 25 equal pictures each."""
+    random = np.random.default_rng(5)
+    labels = np.repeat(np.arange(3), 40)
+    logits = (2.5 * np.eye(3)[labels] + random.normal(0, 1.5, (120, 3))).astype(np.float32)
+    samples = [Sample("marrow", CODES[label], f"{at}.png", Path("x.png"), str(at)) for at, label in enumerate(labels)]
+    widths = []
+    for copies, patients in ((1, False), (25, True)):
+        rows = np.repeat(np.arange(120), copies)
+        copied = [replace(samples[row], patient=samples[row].patient if patients else "") for row in rows]
+        pictures = LabelledImages(copied, np.empty((0, 32, 32, 3), np.uint8), labels[rows], [])
+        evaluation, _ = evaluate(CONFIG, pictures, pictures, (logits[rows], logits[rows]))
+        assert evaluation.patients == ({"marrow": 120} if patients else {})
+        found = {(m.name, m.code): m.high - m.low for m in evaluation.metrics if m.low is not None}
+        del found["ece_by_chance", None]  # no interval: what chance alone gives
+        widths.append(found | {("temperature", None): evaluation.temperature_high - evaluation.temperature_low})
+    alone, copied = widths
+    assert alone.keys() == copied.keys()
+    assert len({name for name, _ in alone}) > 15
+    for key, width in alone.items():
+        assert copied[key] > 0.9 * width, key

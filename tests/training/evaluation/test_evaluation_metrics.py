@@ -16,7 +16,6 @@ from training.evaluation.metrics import (
     classification_metrics,
     confusion_matrix,
     group_counts,
-    proportion,
     strict,
 )
 
@@ -47,15 +46,21 @@ def _overall(counts: Counts) -> dict[str, float]:
     return {metric.name: metric.value for metric in _measured(counts) if metric.code is None}
 
 
+def _share(hits: int, n: int) -> Metric:
+    right = np.arange(n) < hits
+    labels = np.zeros(n, np.int64)
+    return Pictures(labels, (~right).astype(np.int64)).metric("recall", right, labels == 0, "test", "A")
+
+
 def test_wilson_as_in_the_literature() -> None:
     # 8 of 8: 67.6 to 100 %; 5 % of 200: 2.7 to 9.0 % (Wilson 1927).
-    whole, few = proportion("recall", 8, 8, "test"), proportion("recall", 10, 200, "test")
+    whole, few = _share(8, 8), _share(10, 200)
     assert (whole.low, whole.high) == (pytest.approx(0.676, abs=5e-4), pytest.approx(1.0))
     assert (few.low, few.high) == (pytest.approx(0.027, abs=5e-4), pytest.approx(0.090, abs=5e-4))
 
 
 def test_a_share_of_nothing_claims_nothing() -> None:
-    empty = proportion("precision", 0, 0, "test", "A")
+    empty = _share(0, 0)
     assert (empty.low, empty.high, empty.n) == (0.0, 1.0, 0)
 
 

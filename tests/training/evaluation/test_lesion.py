@@ -1,5 +1,6 @@
 """Lesions: a part is replaced by the mean of its output, and the answers that change are counted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,13 @@ def test_a_part_that_the_network_does_not_use_is_an_error() -> None:
     with pytest.raises(ValueError, match="part 'gate' has a Linear that the network does not use"):
         with observed_means({"gate": [nn.Linear(2, 2)]}):
             net(torch.randn(1, 3, 4, 4))
+
+
+def test_pictures_of_one_patient_say_nothing_about_others() -> None:
+    net, pictures = _network(), _pictures(4)
+    of_one = replace(pictures, samples=[replace(sample, patient="one") for sample in pictures.samples])
+    lesions = measure_lesions(net, CONFIG, of_one)
+    assert {(lesion.changed_low, lesion.changed_high) for lesion in lesions} == {(0, 1)}
+    changed = [one for one in lesions if one.accuracy_change]
+    assert changed and {(one.accuracy_change_low, one.accuracy_change_high) for one in changed} == {(-1, 1)}
+    assert all(one.changed_high < 1 for one in measure_lesions(net, CONFIG, pictures) if one.changed < 1)

@@ -1,5 +1,6 @@
 """Disturbances do to a picture what their strength says; the responses are those of the disturbed pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,10 @@ def test_accepted_answers_are_those_that_the_decision_accepts(pictures: Labelled
 def test_without_a_picture_of_the_tissue_there_is_nothing_to_measure(pictures: LabelledImages) -> None:
     blood = LabelledImages(pictures.samples[6:], pictures.images[6:], pictures.labels[6:], [])
     assert measure_responses(_predictor(), blood) == ()
+
+
+def test_pictures_of_one_patient_say_nothing_about_others(pictures: LabelledImages) -> None:
+    of_one = replace(pictures, samples=[replace(sample, patient="one") for sample in pictures.samples])
+    responses = measure_responses(_predictor(), of_one)
+    assert {(one.low, one.high) for one in responses} == {(0, 1)}
+    assert {(one.change_low, one.change_high) for one in responses if one.change} == {(-1, 1)}

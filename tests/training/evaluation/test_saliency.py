@@ -1,5 +1,6 @@
 """Tests of maps: shares inside masks, deletion and insertion, and shuffled weights, against plain re-statements."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,13 @@ def test_maps_that_ignore_the_weights_are_found_out() -> None:
     assert list(own) == [*(f"attention {scale}" for scale in net.attention_scales), "evidence"]
     assert all(own[name].shape == other[name].shape == (6, SIDE, SIDE) for name in own)
     assert not np.allclose(own["evidence"], other["evidence"])
+
+
+def test_pictures_of_one_patient_say_nothing_about_others() -> None:
+    net, pictures = _BlobReader(), _pictures(12)
+    of_one = replace(pictures, samples=[replace(sample, patient="one") for sample in pictures.samples])
+    measured = (measure_maps(net, CONFIG, each) for each in (of_one, pictures))  # type: ignore[arg-type]
+    for one, independent in zip(*measured, strict=True):
+        assert (one.inside_more_low, one.inside_more_high) == (-1, 1)
+        assert (one.deletion.better_low, one.deletion.better_high) == (-1, 1)
+        assert -1 < independent.inside_more_low <= independent.inside_more_high < 1

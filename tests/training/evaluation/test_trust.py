@@ -1,5 +1,6 @@
 """The trust reference of a run: fitted to the right cells, and measured without the cells it was fitted to."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,11 @@ def test_a_calibration_cell_is_not_assessed_with_thresholds_of_its_own(trust: Ru
 def test_too_few_cells_are_refused() -> None:
     with pytest.raises(ValueError, match="30 calibration and 190 training cells of supported classes"):
         RunTrust(PREDICTOR, _block(190, 0), _block(30, 1000))
+
+
+def test_cells_of_one_patient_say_nothing_about_others(trust: RunTrust) -> None:
+    test = _block(60, 2000)
+    of_one = replace(test, samples=[replace(sample, patient="one") for sample in test.samples])
+    known, of_none = (trust.measured(pictures, {}) for pictures in (of_one, test))
+    assert {(each.low, each.high) for each in (known.decisions[0], *known.sets)} == {(0, 1)}
+    assert of_none.decisions[0].low > 0.8 and of_none.sets[0].low > 0.8

@@ -73,7 +73,9 @@ def test_the_guide_says_what_the_command_says() -> None:
         path, *options = shlex.split(command)
         given = dict(zip(options[::2], options[1::2], strict=True))
         whole = (int(given[name]) for name in ("--pictures", "--devices", "--accumulate"))
-        table = size_table(Path(path), *whole, *(float(given[name]) for name in ("--tera-operations", "--utilisation")))
+        table = size_table(
+            read_config(Path(path)), *whole, *(float(given[name]) for name in ("--tera-operations", "--utilisation"))
+        )
         rows = "\n".join(f"| {what} | {much} |" for what, much in table.rows)
         said = f"{command}\n```\n\n| what | how much |\n|---|---|\n{rows}\n"
         assert said in text, f"put this into {GUIDE}:\n{said}"
@@ -87,3 +89,12 @@ def test_the_command_shows_the_guides_first_table(tmp_path: Path) -> None:
     for row in rows:
         assert all(cell.strip() in log.read_text() for cell in row.strip("|").split("|"))
     assert "the utilisation is an assumption" in log.read_text()
+
+
+def test_size_and_feed_take_replaced_keys(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    large = ("--pictures", "100", "--devices", "1")
+    assert run("size", FULL, *large, "--set", "model.input_size=96", "--set", "fit.batch_size=32", log=log) == 0
+    assert "one picture of 96 px" in log.read_text() and "32 pictures at once" in log.read_text()
+    assert run("feed", FULL, "--data", tmp_path, "--set", "fit.learning_rate=1", log=log) == 2
+    assert "did you mean 'lr'?" in log.read_text()

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import commands
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from stress.training.drawn_config import DRAWN_CONFIG
 from training.config import FitConfig, ModelConfig
+from training.fit.lr_finder import LearningRateRange
 from training.fit.optimiser import check_frozen, is_frozen, lr_factors
 from training.fit.pretrained import transfer_weights
 from training.networks.build import build, check_model
@@ -127,6 +129,23 @@ def test_the_learning_rate_finder_suggests_a_rate_and_keeps_nothing(desk: Desk) 
     assert [path for path in sorted(desk.folder.rglob("*")) if path != log] == before
 
 
+def test_the_suggested_rate_is_on_the_way_to_the_least_loss() -> None:
+    """Beyond the least the loss is unstable: the steepest fall is between two jumps, and no rate to train at."""
+    finder = LearningRateRange(1e-6, 1.0, 61, 1e-3)
+    finder.rates = np.geomspace(1e-6, 1.0, 61).tolist()
+    smooth = 1.4 - 0.35 / (1 + np.exp(-2 * (np.log10(finder.rates) + 3)))
+    jumps = np.zeros(61)
+    jumps[46:] = 0.5, 0.5, 1, 1.5, 1.5, 2, 2, 1.8, 0.6, 0.6, 0.7, 1, 2, 2, 2.2
+    finder.losses = (smooth + jumps).tolist()
+    assert 1e-4 < finder.finding().suggested < 1e-2
+    finder.losses = np.linspace(1, 2, 61).tolist()
+    with pytest.raises(ValueError, match="fell at no learning rate"):
+        finder.finding()
+    finder.losses, finder.rates = finder.losses[:8], finder.rates[:8]
+    with pytest.raises(ValueError, match="8 steps are too few"):
+        finder.finding()
+
+
 def test_out_of_memory_is_one_line_that_names_what_to_change(desk: Desk) -> None:
     """The address space of the process ends 1 GB above what it needs to start."""
     (desk.folder / "large.toml").write_text(
@@ -142,3 +161,15 @@ def test_out_of_memory_is_one_line_that_names_what_to_change(desk: Desk) -> None
     assert "Traceback" not in said
     assert "out of memory with 16 pictures at once: run again with --accumulate 2" in said
     assert "fit.batch_size (now 16)" in said
+
+
+def test_out_of_memory_ends_the_learning_rate_finder_with_the_same_line(desk: Desk) -> None:
+    (desk.folder / "vast.toml").write_text(
+        CONFIG.replace("input_size = 32", "input_size = 512").replace("micro", "van_b3") + SHORT
+    )
+    log = desk.folder / "find-memory.log"
+    code = commands.run_within_memory(
+        2_000_000_000, "find-lr", desk.folder / "vast.toml", "--data", desk.folder, log=log
+    )
+    assert code == 2, log.read_text()
+    assert "out of memory with 16 pictures at once" in log.read_text()

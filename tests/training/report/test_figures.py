@@ -179,6 +179,19 @@ def test_numbers_on_a_heat_map_are_legible_on_their_shade() -> None:
     assert (inks["100"], inks["48"]) == ("white", "black")
 
 
+def test_names_stand_beside_the_codes() -> None:
+    names = {"EOS": "Eosinophil", "NGS": "Segmented neutrophil of an unusually long name"}
+    counts, codes = np.array([[9, 1], [2, 8]]), ("EOS", "NGS")
+    first, second = confusion_figure(counts, codes, np.eye(2, dtype=bool), "c", "test", names).figure.axes
+    expected = ["EOS Eosinophil (10)", "NGS Segmented neutrophil of… (10)"]
+    assert [label.get_text() for label in first.get_yticklabels()] == expected
+    assert [label.get_text() for label in second.get_yticklabels()] == ["EOS (10)", "NGS (10)"]
+    pictures = Pictures(np.repeat([0, 1], 10), np.repeat([0, 1, 0, 1], [9, 1, 2, 8]))
+    metrics = classification_metrics(pictures, codes, np.eye(2, dtype=bool), codes, "test")
+    left, _ = classes_figure(metrics, "c", "test", names).figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == expected
+
+
 def test_tolerant_dots_stand_only_where_they_differ_and_undefined_ones_nowhere() -> None:
     """BLA is predicted PMO (tolerated), EOS is predicted BLA (an error), and nothing is predicted EOS."""
     codes = ("BLA", "PMO", "EOS")

@@ -23,9 +23,12 @@ from model.report.figure import (
 COLOURS = "Blues"
 #: Classes up to which the two matrices are drawn side by side: more would be too small on a page.
 SIDE_BY_SIDE = 10
+MAX_NAME = 24  # characters of a class name beside its code
 
 
-def confusion_figure(counts: Counts, codes: Sequence[str], tolerated: Agreement, name: str, split: str) -> ReportFigure:
+def confusion_figure(
+    counts: Counts, codes: Sequence[str], tolerated: Agreement, name: str, split: str, names: Mapping[str, str] = {}
+) -> ReportFigure:
     """The confusion matrix as two heat maps, counts and shares of the true class; tolerated confusions are framed.
 
     Rows are true classes, columns predicted classes. Classes that neither occur nor are predicted are left out.
@@ -33,20 +36,23 @@ def confusion_figure(counts: Counts, codes: Sequence[str], tolerated: Agreement,
     Args:
         counts: (C, C).
         tolerated: (C, C), what the tolerant metrics count as correct.
+        names: code → name, written beside the code in the rows of the first map.
     """
     used = [int(at) for at in np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))]
     shown, tolerable = counts[np.ix_(used, used)], tolerated[np.ix_(used, used)]
     true = shown.sum(axis=1)
     share = shown / np.maximum(true, 1)[:, None]
     rows = [f"{codes[at]} ({n})" for at, n in zip(used, true, strict=True)]
+    named = [f"{_named(codes[at], names)} ({n})" for at, n in zip(used, true, strict=True)]
     columns = [f"{codes[at]} ({n})" for at, n in zip(used, shown.sum(axis=0), strict=True)]
     side = 0.34 * max(len(used), 4) + text_width([*rows, *columns]) + 0.7
+    more = max(text_width(named) - text_width([*rows, *columns]), 0)
     with style():
         grid = (1, 2) if len(used) <= SIDE_BY_SIDE else (2, 1)
-        figure = new_figure(grid[1] * side + 0.8, grid[0] * (side + 0.2) + 0.4, fixed_aspect=True)
+        figure = new_figure(grid[1] * side + more + 0.8, grid[0] * (side + 0.2) + 0.4, fixed_aspect=True)
         add_heading(figure, f"{split}, n = {shown.sum()}")
         first, second = figure.subplots(*grid)
-        _heat_map(first, share, [[str(n) if n else "" for n in row] for row in shown], rows, columns)
+        _heat_map(first, share, [[str(n) if n else "" for n in row] for row in shown], named, columns)
         _heat_map(second, share, [[_percent(value) for value in row] for row in share], rows, columns)
         first.set_title("pictures")
         second.set_title("% of the true class")
@@ -60,6 +66,12 @@ def confusion_figure(counts: Counts, codes: Sequence[str], tolerated: Agreement,
         f"Two heat maps of {len(used)} by {len(used)} classes, {shown.sum()} pictures, {np.trace(shown)} of them on "
         f"the diagonal. {_most_frequent(shown, [codes[at] for at in used])}",
     )
+
+
+def _named(code: str, names: Mapping[str, str]) -> str:
+    name = names.get(code, "")
+    shown = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+    return f"{code} {shown}".rstrip()
 
 
 def _percent(share: float) -> str:
@@ -102,23 +114,28 @@ def _most_frequent(shown: Counts, codes: Sequence[str]) -> str:
     return "Most frequent: " + ", ".join(f"{codes[i]} predicted as {codes[j]} {n} times" for (i, j), n in pairs) + "."
 
 
-def classes_figure(metrics: Sequence[Metric], name: str, split: str) -> ReportFigure:
+def classes_figure(metrics: Sequence[Metric], name: str, split: str, names: Mapping[str, str] = {}) -> ReportFigure:
     """Recall (left) and precision (right) of each class, a row a class, with n beside each.
 
     Args:
         metrics: of one split.
+        names: code → name, written beside the code on the left.
     """
     found = {(metric.name, metric.code): metric for metric in metrics}
     codes = list(dict.fromkeys(metric.code for metric in metrics if metric.name == "recall"))
     recalls = [found["recall", code] for code in codes]
     with style():
-        figure = new_figure(6.0 + 2 * text_width(map(str, codes)), 1.5 + 0.27 * len(codes))
+        labels = [_named(str(code), names) for code in codes]
+        figure = new_figure(6.0 + text_width(labels) + text_width(map(str, codes)), 1.5 + 0.27 * len(codes))
         add_heading(figure, f"{split}, n = {sum(metric.n for metric in recalls)}")
         panels = figure.subplots(1, 2)
         for axes, kind, of in zip(panels, ("recall", "precision"), ("of the class", "predicted as it"), strict=True):
             strict, tolerant = ([found[level + kind, code] for code in codes] for level in ("", "tolerant_"))
             _panel(axes, strict, tolerant, f"share of the pictures {of} (n)")
             axes.set_title(kind)
+        panels[0].set_yticks(
+            range(len(codes)), [f"{label} ({of.n})" for label, of in zip(labels, recalls, strict=True)]
+        )
         labelled = [axes.get_legend_handles_labels() for axes in panels]
         handles = {label: handle for found in labelled for handle, label in zip(*found, strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)

@@ -2,9 +2,12 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
-from model.agreement.calibration import ECE_BINS, Reliability, reliability
-from model.agreement.proportion import wilson
+from model.agreement.calibration import ECE_BINS, Reliability, bins_of, reliability
+from model.agreement.class_averages import Floats, Labels
+from model.agreement.clustered import proportion
+from model.agreement.proportion import Interval
 from model.report.figure import BLUE, GREY, VERMILLION, ReportFigure, add_heading, new_figure, style
 from training.evaluation.calibration import log_probabilities
 from training.evaluation.scores import Scores
@@ -17,14 +20,16 @@ CURVE_POINTS = 400
 def reliability_figure(scores: Scores, name: str, split: str) -> ReportFigure:
     """Reliability diagrams before and after temperature scaling, with a histogram of the top probability below each."""
     correct = scores.predicted == scores.labels
-    before = reliability(np.exp(log_probabilities(scores.logits, 1.0)).max(axis=1), correct)
-    after = reliability(scores.probabilities.max(axis=1), correct)
+    top_before, top_after = np.exp(log_probabilities(scores.logits, 1.0)).max(axis=1), scores.probabilities.max(axis=1)
+    before, after = reliability(top_before, correct), reliability(top_after, correct)
+    patients = scores.patient_numbers()
     with style():
         figure = new_figure(7.2, 4.6)
         add_heading(figure, f"{split}, n = {len(scores)}")
         panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
-        for column, (title, bins) in enumerate((("before temperature", before), ("after temperature", after))):
-            _diagram(panels[0, column], bins, title)
+        of_bins = (("before temperature", before, top_before), ("after temperature", after, top_after))
+        for column, (title, bins, top) in enumerate(of_bins):
+            _diagram(panels[0, column], bins, _bin_intervals(top, correct, patients), title)
             _histogram(panels[1, column], bins)
         panels[1, 0].set_ylim(0, 1.25 * max(before.n.max(), after.n.max()))  # shared by both histograms
         panels[0, 0].set_ylabel("accuracy")
@@ -42,17 +47,27 @@ def reliability_figure(scores: Scores, name: str, split: str) -> ReportFigure:
     )
 
 
-def _diagram(axes: Axes, bins: Reliability, title: str) -> None:
+def _diagram(axes: Axes, bins: Reliability, intervals: Floats, title: str) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
     filled = np.flatnonzero(bins.n)
     accuracy = bins.hits[filled] / bins.n[filled]
-    intervals = np.array([wilson(int(bins.hits[at]), int(bins.n[at])) for at in filled])
     errors = np.abs(intervals - accuracy[:, None]).T
     axes.errorbar(
         bins.confidence[filled], accuracy, yerr=errors, fmt="o", color=BLUE, markersize=4, linewidth=1, capsize=2
     )
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), title=f"{title}: ECE {bins.ece:.3f}")
     axes.grid()
+
+
+def _bin_intervals(top: Floats, correct: NDArray[np.bool_], patients: Labels | None) -> Floats:
+    """The interval of the accuracy in each bin with pictures, (bins, 2)."""
+    bins = bins_of(top)
+    return np.array([_interval(correct, bins == at, patients) for at in np.unique(bins)])
+
+
+def _interval(hits: NDArray[np.bool_], among: NDArray[np.bool_], patients: Labels | None) -> Interval:
+    found = proportion(hits[among], None if patients is None else patients[among])
+    return found.low, found.high
 
 
 def _histogram(axes: Axes, bins: Reliability) -> None:
@@ -66,13 +81,14 @@ def _histogram(axes: Axes, bins: Reliability) -> None:
 
 def coverage_figure(scores: Scores, name: str, split: str) -> ReportFigure:
     """The risk-coverage curve with its interval, points at 95, 90 and 80 % coverage, and the optimal curve."""
-    curve = risk_coverage(scores.probabilities.max(axis=1), scores.predicted == scores.labels)
+    top, correct = scores.probabilities.max(axis=1), scores.predicted == scores.labels
+    curve = risk_coverage(top, correct)
     points = [curve.at_coverage(share) for share in COVERAGES]
     with style():
         figure = new_figure(6.4, 4.6)
         add_heading(figure, f"{split}, n = {curve.n}")
         axes = figure.add_subplot()
-        highest = _curve(axes, curve)
+        highest = _curve(axes, curve, top, correct, scores.patient_numbers())
         axes.plot(*_optimal(curve), color=GREY, linestyle=":", label="best possible order")
         axes.axhline(
             100 * RISK_LIMIT, color=VERMILLION, linestyle="--", linewidth=1, label=f"{100 * RISK_LIMIT:.0f} % errors"
@@ -100,12 +116,11 @@ def coverage_figure(scores: Scores, name: str, split: str) -> ReportFigure:
     )
 
 
-def _curve(axes: Axes, curve: RiskCoverage) -> float:
+def _curve(axes: Axes, curve: RiskCoverage, top: Floats, correct: NDArray[np.bool_], patients: Labels | None) -> float:
     """Draw the curve and its interval; returns the upper bound of the interval's risk from 30 % coverage on."""
     at = np.unique(np.linspace(0, len(curve.answered) - 1, CURVE_POINTS).round().astype(int))
     coverage = curve.coverage[at]
-    counts = zip(curve.wrong[at], curve.answered[at], strict=True)
-    intervals = np.array([wilson(int(wrong), int(answered)) for wrong, answered in counts])
+    intervals = np.array([_interval(~correct, top >= curve.thresholds[point], patients) for point in at])
     axes.fill_between(coverage, *(100 * intervals.T), color=BLUE, alpha=0.15, linewidth=0, label="95 % interval")
     axes.plot(coverage, 100 * curve.risk[at], color=BLUE, label="by top probability")
     return float(intervals[coverage >= 0.3].max(initial=0.0))

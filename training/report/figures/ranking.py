@@ -41,15 +41,15 @@ def ranking_figures(
         ReportFigure(
             f"roc-{file}",
             roc,
-            f"ROC curves, {shown}. Above each: area under the curve and its 95 % interval (Newcombe's method 5), for "
-            "independent pictures. Dashed: chance.",
+            f"ROC curves, {shown}. Above each: area under the curve and its 95 % interval (Newcombe's method 5). "
+            "Dashed: chance.",
             f"ROC curves of {len(codes)} classes. Lowest area: {lowest.code}, {lowest.value:.3f}, n = {lowest.n}.",
         ),
         ReportFigure(
             f"precision-recall-{file}",
             precision,
-            f"Precision-recall curves, {shown}. Above each: average precision and its 95 % Wilson interval, for "
-            "independent pictures. Dashed: chance, the share of the class.",
+            f"Precision-recall curves, {shown}. Above each: average precision and its 95 % Wilson interval. "
+            "Dashed: chance, the share of the class.",
             f"Precision-recall curves of {len(codes)} classes. Lowest average precision: {least.code}, "
             f"{least.value:.3f}, n = {least.n}.",
         ),
