@@ -56,7 +56,9 @@ export async function askMerge(conflicts, cells) {
   const own = conflicts.map((each) => onTop(each, cells.byPlace.get(each.place)));
   list.replaceChildren(...conflicts.map((each, at) => mergeRow(each, cells.byPlace.get(each.place), at)));
   // Closed by Esc, it would be open again only a moment later, and the next key would go to the gallery.
-  dialog.onkeydown = (event) => event.key === "Escape" && event.preventDefault();
+  dialog.onkeydown = (event) => {
+    if (event.key === "Escape") event.preventDefault();
+  };
   while (!(await ask(dialog))); // a gesture for "back" closes it all the same
   const chosen = conflicts.map((_, at) => list.querySelector(`input[name="merge-${at}"]:checked`).value);
   list.replaceChildren();
