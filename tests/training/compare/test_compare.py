@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 import commands
 import numpy as np
 import pytest
-from desk import CONFIG
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
+from stress.training.drawn_config import DRAWN_CONFIG
 from training.compare.results import Results
 from training.drawn.painter import write_folder
 from training.evaluation.scores import measured_scores
@@ -52,7 +52,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
         write_folder(folder / "drawn", ("EOS", "LYT", "NGS"), 24, size=48)
-        (folder / "drawn.toml").write_text(CONFIG + FIT)
+        (folder / "drawn.toml").write_text(DRAWN_CONFIG + FIT)
 
     def arguments(self, name: str, text: str, *options: str | Path) -> list[str | Path]:
         path = self.folder / f"{name}.toml"

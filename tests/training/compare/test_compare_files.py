@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run
-from desk import CONFIG
 
+from stress.training.drawn_config import DRAWN_CONFIG
 from training.compare.entries import PlannedRun, plan_runs, read_comparison
 from training.networks.build import build
 
@@ -41,7 +41,7 @@ def test_every_entry_of_the_repository_is_another_training(path: Path, tmp_path:
 
 
 def _planned(folder: Path, text: str) -> list[PlannedRun]:
-    (folder / "drawn.toml").write_text(CONFIG)
+    (folder / "drawn.toml").write_text(DRAWN_CONFIG)
     (folder / "comparison.toml").write_text(text)
     return plan_runs(read_comparison(folder / "comparison.toml"), folder / "comparison.toml", folder / "out")
 
@@ -108,7 +108,7 @@ def test_an_entry_may_do_without_another_tissue(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_line(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "drawn.toml").write_text(CONFIG)
+    (tmp_path / "drawn.toml").write_text(DRAWN_CONFIG)
     (tmp_path / "comparison.toml").write_text(text)
     log = tmp_path / "log"
     code = run("compare", tmp_path / "comparison.toml", "--data", tmp_path, "--out", tmp_path / "out", log=log)
@@ -125,7 +125,7 @@ app(sys.argv[1:])"""
 
 @pytest.mark.slow
 def test_missing_weights_are_said_before_anything_is_trained_or_timed(tmp_path: Path) -> None:
-    (tmp_path / "drawn.toml").write_text(CONFIG)
+    (tmp_path / "drawn.toml").write_text(DRAWN_CONFIG)
     entry = SECOND + 'set.model = {variant = "efficientnet_lite0", init = "imagenet"}\n'
     (tmp_path / "comparison.toml").write_text(HEAD + FIRST + entry)
     arguments = ["compare", tmp_path / "comparison.toml", "--data", tmp_path, "--out", tmp_path / "out", "--plan"]
@@ -138,7 +138,7 @@ def test_missing_weights_are_said_before_anything_is_trained_or_timed(tmp_path: 
 
 
 def test_an_entry_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
-    (tmp_path / "drawn.toml").write_text(CONFIG)
+    (tmp_path / "drawn.toml").write_text(DRAWN_CONFIG)
     (tmp_path / "comparison.toml").write_text(BOTH)
     log = tmp_path / "log"
     told = ("--data", tmp_path, "--out", tmp_path / "out", "--only", "othr")

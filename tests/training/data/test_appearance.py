@@ -6,10 +6,10 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-from desk import CONFIG
 from numpy.typing import NDArray
 from PIL import Image
 
+from stress.training.drawn_config import DRAWN_CONFIG
 from training.config import read_config
 from training.data.appearance import BACKGROUND, STAIN, appearance
 from training.data.index import DataIndex, index_data
@@ -62,7 +62,7 @@ def _slide(sample: Sample) -> str:
 
 def _index(folder: Path, split: str, cache: Path | None = None) -> DataIndex:
     path = folder / "split.toml"
-    path.write_text(CONFIG + split)
+    path.write_text(DRAWN_CONFIG + split)
     config = read_config(path)
     return index_data(config.data, folder, config.codes, cache)
 
@@ -73,7 +73,7 @@ def test_slides_of_known_backgrounds_are_kept_whole_in_one_fold(slides: Path, tm
     for fold in range(4):
         text = KFOLD.replace("k = 4", f"k = 4\nfold = {fold}")
         path = tmp_path / "split.toml"
-        path.write_text(CONFIG.replace('folder = "drawn"', f'folder = "{source}"') + text)
+        path.write_text(DRAWN_CONFIG.replace('folder = "drawn"', f'folder = "{source}"') + text)
         config = read_config(path)
         split = index_data(config.data, slides, config.codes, tmp_path / "cache").split
         blocks = {block: {_slide(sample) for sample in members} for block, members in split.items()}
@@ -126,7 +126,7 @@ def test_a_picture_of_one_colour_has_finite_values(value: int) -> None:
 def test_the_file_order_follows_slides_only_where_it_does(slides: Path, tmp_path: Path) -> None:
     path, log = tmp_path / "order.toml", tmp_path / "log"
     shuffled = ', {name = "shuffled", folder = "shuffled", licence = "CC0", attribution = "drawn"}]'
-    path.write_text(CONFIG.replace('painter.py"}]', 'painter.py"}' + shuffled))
+    path.write_text(DRAWN_CONFIG.replace('painter.py"}]', 'painter.py"}' + shuffled))
     assert commands.run("file-order", path, "--data", slides, log=log) == 0, log.read_text()
     assert re.search(r"drawn: [1-9]\d* of 12 differ from 0 .*: the file order shows structure", log.read_text())
     assert re.search(r"shuffled: 0 of 12 differ from 0 .*: the file order shows no slide structure", log.read_text())

@@ -165,7 +165,7 @@ def test_out_of_memory_is_one_line_that_names_what_to_change(desk: Desk) -> None
 
 def test_out_of_memory_ends_the_learning_rate_finder_with_the_same_line(desk: Desk) -> None:
     (desk.folder / "vast.toml").write_text(
-        CONFIG.replace("input_size = 32", "input_size = 512").replace("micro", "van_b3") + SHORT
+        DRAWN_CONFIG.replace("input_size = 32", "input_size = 512").replace("micro", "van_b3") + SHORT
     )
     log = desk.folder / "find-memory.log"
     code = commands.run_within_memory(

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from desk import CONFIG, Desk
+from desk import Desk
 from scipy.special import softmax
 
+from stress.training.drawn_config import DRAWN_CONFIG
 from training.config import ConfigError, read_config
 from training.data.splits import describe_split
 from training.drawn.painter import write_folder
@@ -57,7 +58,7 @@ def test_a_folder_without_pictures_stops_the_training(desk: Desk) -> None:
 @pytest.mark.parametrize("measured", ["others", "others/EBO", "."])
 def test_rejection_is_not_measured_on_pictures_that_were_learned(tmp_path: Path, measured: str) -> None:
     path = tmp_path / "both.toml"
-    text = CONFIG.replace("[data]\n", '[data]\noutliers = ["others"]\n') + f'[trust]\noutliers = ["{measured}"]\n'
+    text = DRAWN_CONFIG.replace("[data]\n", '[data]\noutliers = ["others"]\n') + f'[trust]\noutliers = ["{measured}"]\n'
     path.write_text(text)
     with pytest.raises(ConfigError, match="rejection must be measured on pictures that were not learned"):
         read_config(path)
