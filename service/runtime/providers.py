@@ -40,9 +40,9 @@ COARSE_TOLERANCE = 5e-2
 BF16_TOLERANCE = 1e-1
 BF16_ATTENTION_TOLERANCE = 3e-1
 #: In fp32 and fp16, the same for a quarter of the probe pictures. In a picture of squares, keys of cross-scale
-#: attention are equal, and rounding decides between them: two of eight differ by up to 1.1e-1 of the largest evidence on
-#: OpenVINO (8e-3 in probability), by 7e-2 on a CPU without AVX-512, whose kernels add in another order; the others by
-#: 3e-5.
+#: attention are equal, and rounding decides between them: two of eight differ by up to 1.1e-1 of the largest evidence
+#: on OpenVINO (8e-3 in probability), by 7e-2 on a CPU without AVX-512, whose kernels add in another order; the others
+#: by 3e-5.
 ODD_TOLERANCE = 1.5e-1
 
 
