@@ -148,6 +148,15 @@ def test_an_unknown_parameter_is_refused(http: TestClient, path: str, said: str)
     assert said in str(problem)
 
 
+@pytest.mark.parametrize(
+    "path", ["/specimens?number=1&number=2", "/worklist?number=a&number=b", "/specimens/{}/audit?limit=1&limit=9"]
+)
+def test_a_single_value_that_is_given_twice_is_refused(http: TestClient, path: str) -> None:
+    problem = refused(http.get(path.format(opened(http, "BM-1", "1"))), 422, "invalid-parameter")
+    assert "given 2 times; only one value is possible" in str(problem)
+    assert http.get("/worklist?state=open&state=signed").status_code == 200  # a list
+
+
 def test_an_unknown_parameter_of_a_change_changes_nothing(http: TestClient, draw: Draw) -> None:
     specimen = opened(http, "BM-1", "1")
     answer = http.post(f"/specimens/{specimen}/cells?key=names", files={"images": draw(1)})
