@@ -22,6 +22,7 @@ INPUT = "image"
 #: Every output, in the order of the graph. Only "attention" is optional: see `Manifest.output_names`.
 OUTPUTS = ("probabilities", "logits", "attention", "evidence", "embedding")
 ATTENTION = "attention"
+EVIDENCE = "evidence"
 #: The rank of each output.
 _RANKS = dict(zip(OUTPUTS, (2, 2, 4, 4, 2), strict=True))
 

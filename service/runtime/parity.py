@@ -56,22 +56,27 @@ def compare(found: Arrays, expected: Arrays, scale: Arrays | None = None) -> Com
 
 
 def mismatch(comparison: Comparison, tolerance: Tolerance) -> str | None:
-    """The output that differs most, as a sentence; None if all are within the tolerance.
+    """The output that differs most of those beyond their tolerance, as a sentence; None if all are within theirs.
 
-    Three of four images must be within the tolerance of the output, and every image within `tolerance.largest`.
+    Three of four images must be within the smaller tolerance of the output, and every image within the larger one.
     """
-    if all(_excess(found, name, tolerance) <= 1 for name, found in comparison.relatives.items()):
+    excesses = {name: _excess(found, tolerance.of(name)) for name, found in comparison.relatives.items()}
+    beyond = [name for name, (excess, _) in excesses.items() if excess > 1]
+    if not beyond:
         return None
-    worst = max(comparison.differences, key=lambda name: np.nan_to_num(comparison.differences[name], nan=np.inf))
-    allowed = f"{tolerance.of(worst):.0e} of the largest value is allowed"
-    return f"{worst} differs by {comparison.differences[worst]:.1e}; {allowed}"
+    worst = max(beyond, key=lambda name: np.nan_to_num(comparison.differences[name], nan=np.inf))
+    bound = f"{excesses[worst][1]:.1e}".replace(".0e", "e")
+    return f"{worst} differs by {comparison.differences[worst]:.1e}; {bound} of the largest value is allowed"
 
 
-def _excess(relatives: NDArray[np.float64], name: str, tolerance: Tolerance) -> float:
-    """The largest difference, of three of four images and of all, as a multiple of what is allowed; inf for NaN."""
+def _excess(relatives: NDArray[np.float64], tolerances: tuple[float, float]) -> tuple[float, float]:
+    """The difference of three of four images or of all as a multiple of its tolerance, the larger, and that tolerance.
+
+    The multiple is infinite for NaN.
+    """
     most = np.sort(relatives)[-(-3 * len(relatives) // 4) - 1]
-    multiples = (most / tolerance.of(name), relatives.max() / tolerance.largest)
-    return float(np.nan_to_num(np.max(multiples), nan=np.inf))
+    differences = np.nan_to_num([most, relatives.max()], nan=np.inf)
+    return max((float(found / allowed), allowed) for found, allowed in zip(differences, tolerances, strict=True))
 
 
 def probe_mismatch(manifest: Manifest, run: Run, tolerance: Tolerance) -> str | None:

@@ -8,7 +8,7 @@ from service.runtime.providers import Tolerance
 
 
 def within(share: float) -> Tolerance:
-    return Tolerance(share, share, share)
+    return Tolerance(share, share, share, share)
 
 
 def answer(**changes: np.ndarray) -> Arrays:
@@ -64,12 +64,12 @@ def test_one_picture_of_four_may_differ_by_more_than_rounding(odd: int, differen
     expected = {"logits": np.eye(4, dtype=np.float32)}
     found = expected["logits"].copy()
     found[:odd, 3] += np.float32(difference)
-    said = mismatch(compare({"logits": found}, expected), Tolerance(2e-4, 2e-4, 0.1))
+    said = mismatch(compare({"logits": found}, expected), Tolerance(2e-4, 2e-4, 0.1, 0))
     assert (said is None) == agrees
 
 
 def test_attention_maps_have_a_tolerance_of_their_own() -> None:
     attention = answer()["attention"] + np.float32(0.2)
     found = compare(answer(attention=attention), answer())
-    assert mismatch(found, Tolerance(0.1, 0.3, 0.3)) is None
-    assert mismatch(found, Tolerance(0.3, 0.1, 0.3)) is not None
+    assert mismatch(found, Tolerance(0.1, 0.3, 0.3, 0.3)) is None
+    assert mismatch(found, Tolerance(0.3, 0.1, 0.3, 0.3)) is not None
