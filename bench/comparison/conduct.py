@@ -53,7 +53,7 @@ class Bench:
 
     def steps(self) -> int:
         """Number of measurements of a whole run."""
-        cells = sum(len(self.plan.workloads_of(model)) for model in self.plan.models) * len(self.plan.pieces)
+        cells = sum(len(self.plan.workloads_of(model)) * len(self._pieces(model)) for model in self.plan.models)
         return self.plan.rounds * (cells + len(self.plan.engines) + 1)
 
     def run(self) -> None:
@@ -64,8 +64,12 @@ class Bench:
             for name in random.permutation(sorted(self.plan.engines)).tolist():
                 self._attempt(name, partial(self._time, ENGINES[name], round))
             for model in self.plan.models:
-                for name in random.permutation(sorted(self.plan.pieces)).tolist():
+                for name in random.permutation(self._pieces(model)).tolist():
                     self._attempt(name, partial(self._serve, PIECES[name], model, round))
+
+    def _pieces(self, model: str) -> list[str]:
+        """Names of the servers that are measured with a model."""
+        return sorted(name for name in self.plan.pieces if model in PIECES[name].models)
 
     def _attempt(self, name: str, measured: Callable[[], Coroutine[None, None, None]]) -> None:
         if name in self.failures:

@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.plan.cells import Cell, Refusals
-from bench.plan.pieces import Answer, Piece
+from bench.plan.pieces import SAME_PRECISION, Answer, Piece, Tolerance
 from bench.plan.plan import REQUEST_PICTURES, Plan, Workload
 from bench.traffic.load import Exchange, Observed, closed_loop, open_loop, poisson
 from bench.traffic.wire import Address
 
-#: Batches of other sizes add up in another order; a wrong picture's answer is off by far more.
-ATOL = 1e-3
 REFUSED = (429, 503)  # a 504 is no refusal: the client has waited in vain
 #: Of a closed loop for its last answers; on a machine that does nothing else it takes a second.
 PATIENCE_S = 60.0
@@ -29,17 +27,21 @@ class Pictures:
     probabilities: NDArray[np.float64]  # (N, C)
     attention: NDArray[np.float64]  # (N, K, h, w); (N, 0) without attention maps
 
-    def wrong(self, first: int, answer: Answer) -> int:
-        """Number of wrong or missing pictures in an answer; `first` is the index of its first picture."""
+    def wrong(self, first: int, answer: Answer, tolerance: Tolerance = SAME_PRECISION) -> int:
+        """Number of wrong or missing pictures in an answer; `first` is the index of its first picture.
+
+        An answer is wrong, too, if its first class is less probable than the right one by more than the tolerance.
+        """
         probabilities, attention = answer
         at = np.arange(first, first + len(probabilities)) % len(self.jpegs)
         if probabilities.shape[1:] != self.probabilities.shape[1:] or attention.shape[1:] != self.attention.shape[1:]:
             return len(at)
-        same = np.isclose(probabilities, self.probabilities[at], atol=ATOL, rtol=0).all(axis=1)
-        near = np.isclose(attention, self.attention[at], atol=10 * ATOL, rtol=0)
+        right = self.probabilities[at]
+        same = np.isclose(probabilities, right, atol=tolerance.probability, rtol=0).all(axis=1)
+        near = np.isclose(attention, self.attention[at], atol=tolerance.attention, rtol=0)
         same &= near.all(axis=tuple(range(1, near.ndim)))
-        top, wanted = probabilities.argmax(axis=1), self.probabilities[at].argmax(axis=1)
-        return int((~(same & (top == wanted))).sum())
+        same &= right[np.arange(len(at)), probabilities.argmax(axis=1)] >= right.max(axis=1) - tolerance.probability
+        return int((~same).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,9 @@ def _checked(subject: Subject, seen: Observed, batched: bool) -> tuple[int, int]
     for exchange in answered:
         assert exchange.reply is not None
         answer = read(exchange.reply.body)
-        wrong += subject.pictures.wrong(exchange.index, answer) + abs(expected - len(answer[0]))
+        wrong += subject.pictures.wrong(exchange.index, answer, subject.piece.tolerance) + abs(
+            expected - len(answer[0])
+        )
     return expected * len(answered), wrong
 
 

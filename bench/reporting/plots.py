@@ -7,11 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from bench.plan.cells import Cell, Ledger
-from bench.plan.pieces import OURS, PIECES
+from bench.plan.pieces import OURS, OURS_BF16, PIECES
 from bench.plan.plan import SATURATED, WORKLOADS
 from bench.plan.runtimes import ENGINES
 from bench.reporting.summary import by_round, models, peers, spread
 from model.report.figure import (
+    BLACK,
     BLUE,
     GREEN,
     GREY,
@@ -29,6 +30,7 @@ from model.report.figure import (
 
 COLOURS = {
     OURS: BLUE,
+    OURS_BF16: BLACK,
     "fastapi": ORANGE,
     "fastapi-decoder": GREY,
     "litserve": SKY,
@@ -39,6 +41,7 @@ COLOURS = {
 }
 HATCHES = {
     OURS: "",
+    OURS_BF16: "oo",
     "fastapi": "//",
     "fastapi-decoder": "//",
     "litserve": "..",

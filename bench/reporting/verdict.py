@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench.engines.names import FP32
 from bench.plan.cells import Cell, Ledger
-from bench.plan.pieces import OURS, PIECES
+from bench.plan.pieces import OURS, OURS_BF16, PIECES
 from bench.plan.plan import FEATHERWEIGHT, NETWORK, SATURATED
 from bench.reporting.summary import (
     Spread,
@@ -41,6 +41,15 @@ def verdicts(ledger: Ledger, deadline_s: float) -> list[Verdict]:
     return [
         _right(ledger),
         _against_peers(ledger, NETWORK, SATURATED, _requests, 1.35, "32 clients: requests/s at least 1.35 x best peer"),
+        _against_peers(
+            ledger,
+            NETWORK,
+            SATURATED,
+            _requests,
+            1.8,
+            "32 clients, bf16: requests/s at least 1.8 x best peer",
+            ours=OURS_BF16,
+        ),
         _p99(ledger),
         _lone(ledger),
         _batch(ledger),
@@ -93,13 +102,19 @@ def _at_most(goal: str, found: Spread | None, limit: float, words: str) -> Verdi
 
 
 def _against_peers(
-    ledger: Ledger, model: str, workload: str, figure: Callable[[Cell], float | None], limit: float, goal: str
+    ledger: Ledger,
+    model: str,
+    workload: str,
+    figure: Callable[[Cell], float | None],
+    limit: float,
+    goal: str,
+    ours: str = OURS,
 ) -> Verdict:
     peer = best_peer(ledger, model, workload, figure)
     if peer is None:
         return Verdict(goal, "-", None)
-    ours, theirs = (by_round(ledger, model, piece, workload, figure) for piece in (OURS, peer))
-    return _at_least(goal, ratio(ours, theirs), limit, f"x {PIECES[peer].title}")
+    found, theirs = (by_round(ledger, model, piece, workload, figure) for piece in (ours, peer))
+    return _at_least(goal, ratio(found, theirs), limit, f"x {PIECES[peer].title}")
 
 
 def _p99(ledger: Ledger) -> Verdict:

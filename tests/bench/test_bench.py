@@ -14,9 +14,10 @@ from checkout import ROOT
 from conftest import Draw
 from serving import client
 
+from bench.comparison.conduct import Bench
 from bench.comparison.measure import Pictures, accepted_at
 from bench.plan.cells import Cell, EngineTiming, Ledger, OnePicture, Refusals
-from bench.plan.pieces import OURS, PIECES, chosen
+from bench.plan.pieces import OURS, OURS_BF16, PIECES, chosen
 from bench.plan.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
 from bench.reporting.summary import best_peer, by_round, ratio
 from bench.reporting.verdict import verdicts
@@ -29,6 +30,16 @@ from service.runtime.session import open_session
 
 #: A JPEG's worth of bytes that no multipart boundary is in.
 BYTES = bytes(range(256)) * 8
+
+
+class Quiet:
+    """A bench's progress that nobody watches."""
+
+    def step(self, text: str) -> None: ...
+
+    def done(self, count: int = 1) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
 
 # Models and pictures
@@ -90,6 +101,26 @@ def test_an_answer_of_another_picture_is_wrong() -> None:
     assert expected.wrong(2, (right[0], np.empty((2, 0)))) == 2
 
 
+def test_bf16_may_differ_further_but_not_by_a_class() -> None:
+    right, attention = np.array([[0.5, 0.42, 0.08], [0.8, 0.1, 0.1]]), np.zeros((2, 1, 1, 1))
+    expected = Pictures([b"a", b"b"], right, attention)
+    bf16 = PIECES[OURS_BF16].tolerance
+    found = right + np.array([[-0.06, 0.06, 0.0], [-0.1, 0.1, 0.0]])
+    assert expected.wrong(0, (found, attention), bf16) == 0
+    assert expected.wrong(0, (found, attention)) == 2
+    assert expected.wrong(0, (found[::-1], attention), bf16) == 2
+    assert expected.wrong(0, (found, attention + 0.6), bf16) == 2
+
+
+def test_bf16_is_measured_with_the_network_only(ledger: Ledger) -> None:
+    plan = Plan(pieces=(OURS, OURS_BF16), engines=(), workloads=("one",), rounds=1)
+    bench = Bench(plan, ledger, {}, {}, [], 64, {}, Quiet())
+    assert bench.steps() == 3 + 1  # and the load generator
+    ledger.add(cell(OURS_BF16, SATURATED, 0, 200.0))
+    [said] = [verdict for verdict in verdicts(ledger, 5) if "bf16" in verdict.goal]
+    assert said.reached is True
+
+
 def test_answers_without_attention_are_compared_by_their_probabilities(inert_artefact: Path, draw: Draw) -> None:
     picture = draw(1)
     with client(inert_artefact) as http:
@@ -147,7 +178,7 @@ def test_ratios_are_taken_within_a_round(ledger: Ledger) -> None:
 
 def test_goals_are_judged_by_the_figures(ledger: Ledger) -> None:
     said = {verdict.goal: verdict.reached for verdict in verdicts(ledger, 5)}
-    assert [reached for goal, reached in said.items() if goal.startswith("32 clients")] == [True, True]
+    assert [reached for goal, reached in said.items() if goal.startswith("32 clients:")] == [True, True]
     assert [reached for goal, reached in said.items() if "one-operator model" in goal] == [False, False]
     assert [reached for goal, reached in said.items() if goal.startswith("1 client")] == [True]
     assert [reached for goal, reached in said.items() if goal.startswith("/classify/batch")] == [True]
@@ -226,7 +257,7 @@ def test_processes_of_processes_are_found() -> None:
 
 
 def test_an_unknown_name_is_told_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="no such piece: triton; there are marrowlens, fastapi"):
+    with pytest.raises(ValueError, match="no such piece: triton; there are marrowlens, marrowlens-bf16, fastapi"):
         chosen(["triton"])
     assert [piece.name for piece in chosen([])] == list(PIECES)
 

@@ -1,12 +1,12 @@
 """A graph whose every number is in its own bytes; one that names another file is refused, wherever it does."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from cpu_cost import costs_less_than
 from graphs import edit_graph, write_artefact
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,9 +185,8 @@ def test_a_compiled_engine_is_refused() -> None:
 def test_whole_models_pass_and_the_bundled_one_quickly(artefact: Path) -> None:
     check_self_contained(artefact.read_bytes())
     graph = bundled_artefact().read_bytes()
-    began_s = time.process_time()
-    check_self_contained(graph)
-    assert time.process_time() - began_s < 2
+    with costs_less_than(100):
+        check_self_contained(graph)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"PK\x03\x04", b"{}", b"ORTM" * 100, b"\x08\x0a\x3b", b"\xff" * 20])
