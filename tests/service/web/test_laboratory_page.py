@@ -345,13 +345,13 @@ def test_axe_finds_nothing_serious(browser: Browser, lab: Lab, draw: Draw, schem
 
 @pytest.mark.slow
 def test_500_cells_stay_smooth(browser: Browser, lab: Lab, draw: Draw) -> None:
-    """A key is answered within 100 ms more than on a specimen of three cells, on the same machine in the same run."""
-    few, many = lab.specimen(pictures(draw, 3, 600)), lab.specimen(pictures(draw, 500, 1000))
+    """A key is answered within 100 ms more than on a specimen of eight cells, on the same machine in the same run."""
+    few, many = lab.specimen(pictures(draw, 8, 600)), lab.specimen(pictures(draw, 500, 1000))
     assert _answer_ms(browser, lab, many) < _answer_ms(browser, lab, few) + 100
 
 
 def _answer_ms(browser: Browser, lab: Lab, specimen: str) -> float:
-    """The median time from a key to the frame that shows its class."""
+    """The shortest time from a key to the frame that shows its class: a slow page is slow each time."""
     script = """key => new Promise((resolve) => {
         const began = performance.now();
         document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
@@ -362,11 +362,11 @@ def _answer_ms(browser: Browser, lab: Lab, specimen: str) -> float:
         page.wait_for_selector(f"#review{LOADED}")
         page.select_option("#reason", index=1)
         times = []
-        for at_tile, code in enumerate(("BLA", "PMO", "MON")):
+        for at_tile, code in enumerate(("BLA", "PMO") * 4):
             page.locator(f"{TILE} .tile-body").nth(at_tile).focus()
             times.append(page.evaluate(script, key_of(page, code)))
         expect(page.locator("#filter-only [data-count=changed]")).not_to_have_text("0")
-    return sorted(times)[1]
+    return min(times)
 
 
 @pytest.mark.slow

@@ -67,12 +67,14 @@ def test_a_laxer_licence_is_complained_of(transfer: Transfer) -> None:
     assert transfer.desk.said("second").count(said) == 2  # at the training and at the export
 
 
+@pytest.mark.slow
 def test_the_same_split_leaks_nothing_and_the_limits_of_that_are_said(transfer: Transfer) -> None:
     (limit,) = [limit for limit in transfer.manifest().limits if limit.startswith("Initialised from")]
     assert limit.startswith("Initialised from first 0.0.1, which was trained on none of the 6 test pictures (compared")
     assert limit in transfer.card()
 
 
+@pytest.mark.slow
 def test_another_split_leaks_and_says_how_much(transfer: Transfer) -> None:
     transfer.desk.write("leaks", FIT + OTHER_SPLIT)
     run = transfer.folder / "runs" / "first"
@@ -86,6 +88,7 @@ def test_another_split_leaks_and_says_how_much(transfer: Transfer) -> None:
     assert f"trained on {len(learned & tested)} of the {len(tested)} test pictures" in transfer.desk.said("leaks")
 
 
+@pytest.mark.slow
 def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(transfer: Transfer) -> None:
     card = transfer.card()
     assert str(transfer.folder) not in card
@@ -94,6 +97,7 @@ def test_a_card_tells_no_path_of_the_machine_and_no_teacher_that_there_was_not(t
     assert "This excludes the training of the required weights." in card and "teacher" not in card
 
 
+@pytest.mark.slow
 def test_the_card_of_another_model_is_not_overwritten(transfer: Transfer) -> None:
     log, out = transfer.folder / "again.log", transfer.folder / "weights" / "first"
     before = (out / "MODEL_CARD.md").read_bytes()
@@ -118,19 +122,18 @@ def _advice() -> str:
 """
 
 
-def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_the_folder_free(
-    transfer: Transfer,
-) -> None:
+def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_the_folder_free(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
     other = (('folder = "drawn"', 'folder = "not there"'), ('variant = "micro"', 'variant = "resnet18"'))
-    transfer.desk.write("misfit", FIT, *other)
-    arguments = transfer.desk.arguments("misfit", "misfit")
-    assert commands.run(*arguments, "--init", str(BUNDLED), log=transfer.folder / "misfit.log") == 2
-    assert _advice() in transfer.desk.said("misfit") and "not there" not in transfer.desk.said("misfit")
-    transfer.desk.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
-    assert commands.run(*transfer.desk.arguments("misfit", "misfit"), log=transfer.folder / "misfit.log") == 2
-    assert "are fewer than fit.batch_size 64" in transfer.desk.said("misfit")
-    transfer.desk.write("misfit", FIT)  # not trained yet: another configuration may use the folder
-    transfer.desk.fit("misfit", "misfit", "--steps", "1")
+    desk.write("misfit", FIT, *other)
+    arguments = desk.arguments("misfit", "misfit")
+    assert commands.run(*arguments, "--init", str(BUNDLED), log=tmp_path / "misfit.log") == 2
+    assert _advice() in desk.said("misfit") and "not there" not in desk.said("misfit")
+    desk.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
+    assert commands.run(*desk.arguments("misfit", "misfit"), log=tmp_path / "misfit.log") == 2
+    assert "are fewer than fit.batch_size 64" in desk.said("misfit")
+    desk.write("misfit", FIT)  # not trained yet: another configuration may use the folder
+    desk.fit("misfit", "misfit", "--steps", "1")
 
 
 @pytest.mark.parametrize(
