@@ -3,7 +3,7 @@
 #   PYTHON       Python for new environments                    make test PYTHON=/opt/python3.12/bin/python3
 #   RUNTIME      cpu or gpu; default: gpu if nvidia-smi works   make serve RUNTIME=cpu; also tensorrt and openvino
 #   DATA         folder with the training pictures of `make bundled`
-#   PIECES       servers to measure, all by default             make bench PIECES="marrowlens fastapi litserve"
+#   SERVERS      servers to measure, all by default             make bench SERVERS="marrowlens fastapi litserve"
 #   WORKLOADS    workloads to measure, all by default           make bench WORKLOADS="one thirty-two"
 #   CELLS        a folder of JPEGs to send; default drawn cells make bench CELLS=folder
 #   BENCH_ARGS   options of the bench                           make bench BENCH_ARGS='--rounds 5 --seconds 10'
@@ -30,7 +30,7 @@ IMAGE ?= cpu
 BASE ?= python:3.13-slim-bookworm
 WHEELS ?=
 ENGINE ?= docker
-PIECES ?=
+SERVERS ?=
 WORKLOADS ?=
 CELLS ?=
 BENCH_ARGS ?=
@@ -134,7 +134,7 @@ bundled: $(DEV)/.installed ## Train the bundled model and its teacher into model
 
 .PHONY: bench
 bench: $(BENCH)/.installed ## Compare the service with other servers, into bench/results (20 minutes on an idle machine)
-	@exec $(BENCH)/bin/python -m bench.cli --pieces "$(PIECES)" --workloads "$(WORKLOADS)" \
+	@exec $(BENCH)/bin/python -m bench.cli --servers "$(SERVERS)" --workloads "$(WORKLOADS)" \
 		$(if $(CELLS),--cells "$(CELLS)") $(BENCH_ARGS)
 
 .PHONY: image

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.comparison import prepare
-from bench.plan import pieces, plan, runtimes
+from bench.plan import plan, runtimes, servers
 from bench.reporting import report, tables
 from bench.setup import environments, machine, pictures
 
@@ -56,7 +56,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 @app.command()
 def bench(
-    only: Annotated[str, typer.Option("--pieces", help="Servers, by name; all where none is named.")] = "",
+    only: Annotated[str, typer.Option("--servers", help="Servers, by name; all where none is named.")] = "",
     workloads: Annotated[str, typer.Option(help="Workloads, by name; the usual ones where none is named.")] = "",
     models: Annotated[str, typer.Option(help="network, one-operator, or both.")] = " ".join(plan.MODELS),
     engines: Annotated[str, typer.Option(help="onnxruntime, openvino, pytorch; none: no engine.")] = " ".join(
@@ -71,7 +71,7 @@ def bench(
     client_cores: Annotated[str, typer.Option(help="Of the load generator, by number; the last.")] = "",
     out: Annotated[Path, typer.Option(help="Where tables and plots are written.")] = RESULTS,
     work: Annotated[Path, typer.Option(help="Where environments and measured cells are kept.")] = WORK,
-    here: Annotated[bool, typer.Option("--here", help="Run every piece in this Python; install nothing.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Run every server in this Python; install nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A smoke test: one short round; its figures say nothing.")
@@ -79,12 +79,12 @@ def bench(
 ) -> None:
     """Compare marrowlens with other servers. A stopped run resumes with the same command."""
     with _plain_errors():
-        names = tuple(piece.name for piece in pieces.chosen(_words(only)))
+        names = tuple(server.name for server in servers.chosen(_words(only)))
         chosen_engines = () if engines == "none" else tuple(e.name for e in runtimes.chosen(list(_words(engines))))
         plan.check_names(_words(workloads), _words(models))
         planned = plan.Plan(
             models=_words(models),
-            pieces=names,
+            servers=names,
             engines=chosen_engines,
             workloads=_words(workloads),
             rounds=rounds,

@@ -14,9 +14,9 @@ import uvloop
 
 from bench.comparison.measure import NoCapacity, Pictures, Subject, measure, warm
 from bench.plan.cells import Cell, EngineTiming, Ledger, OnePicture
-from bench.plan.pieces import CEILING, PIECES, Piece
 from bench.plan.plan import NETWORK, SATURATED, WORKLOADS, Plan
 from bench.plan.runtimes import ENGINES, Engine
+from bench.plan.servers import CEILING, SERVERS, Server
 from bench.setup.environments import environment
 from bench.setup.machine import ROOT, listed
 from bench.setup.starting import Job, NoAnswer, started
@@ -47,29 +47,29 @@ class Bench:
     pictures: Mapping[tuple[str, str], Pictures]  # by model and decoder
     files: Sequence[Path]  # the same JPEGs
     size: int  # pixels of the model's input
-    pythons: Mapping[str, Path]  # by piece and engine
+    pythons: Mapping[str, Path]  # by server and engine
     progress: Progress
-    failures: dict[str, str] = field(default_factory=dict)  # piece or engine → why it is not in the table
+    failures: dict[str, str] = field(default_factory=dict)  # server or engine → why it is not in the table
 
     def steps(self) -> int:
         """Number of measurements of a whole run."""
-        cells = sum(len(self.plan.workloads_of(model)) * len(self._pieces(model)) for model in self.plan.models)
+        cells = sum(len(self.plan.workloads_of(model)) * len(self._servers(model)) for model in self.plan.models)
         return self.plan.rounds * (cells + len(self.plan.engines) + 1)
 
     def run(self) -> None:
-        """Measure everything that the ledger lacks. A piece that fails is skipped from then on."""
+        """Measure everything that the ledger lacks. A server that fails is skipped from then on."""
         for round in range(self.plan.rounds):
             random = np.random.default_rng(round)
             self._attempt(CEILING.name, partial(self._ceiling, round))
             for name in random.permutation(sorted(self.plan.engines)).tolist():
                 self._attempt(name, partial(self._time, ENGINES[name], round))
             for model in self.plan.models:
-                for name in random.permutation(self._pieces(model)).tolist():
-                    self._attempt(name, partial(self._serve, PIECES[name], model, round))
+                for name in random.permutation(self._servers(model)).tolist():
+                    self._attempt(name, partial(self._serve, SERVERS[name], model, round))
 
-    def _pieces(self, model: str) -> list[str]:
+    def _servers(self, model: str) -> list[str]:
         """Names of the servers that are measured with a model."""
-        return sorted(name for name in self.plan.pieces if model in PIECES[name].models)
+        return sorted(name for name in self.plan.servers if model in SERVERS[name].models)
 
     def _attempt(self, name: str, measured: Callable[[], Coroutine[None, None, None]]) -> None:
         if name in self.failures:
@@ -80,21 +80,21 @@ class Bench:
             self.failures[name] = str(error)
             self.progress.say(f"left out: {error}")
 
-    async def _serve(self, piece: Piece, model: str, round: int) -> None:
+    async def _serve(self, server: Server, model: str, round: int) -> None:
         """Run every workload of one server in one round, on a freshly started server."""
-        open_cells = [w for w in self.plan.workloads_of(model) if not self._cell(piece, model, w.name, round)]
+        open_cells = [w for w in self.plan.workloads_of(model) if not self._cell(server, model, w.name, round)]
         self.progress.done(len(self.plan.workloads_of(model)) - len(open_cells))
         if not open_cells:
             return
-        self.progress.step(f"round {round + 1}, {model}: {piece.title} starts")
-        pictures = self.pictures[model, piece.decoder]
-        probe = piece.one([pictures.jpegs[0]])
-        async with started(piece, self.pythons[piece.name], self.jobs[model], probe) as address:
-            subject = Subject(piece, address, pictures, model)
+        self.progress.step(f"round {round + 1}, {model}: {server.title} starts")
+        pictures = self.pictures[model, server.decoder]
+        probe = server.one([pictures.jpegs[0]])
+        async with started(server, self.pythons[server.name], self.jobs[model], probe) as address:
+            subject = Subject(server, address, pictures, model)
             await warm(subject, self.plan)
             for workload in open_cells:
-                self.progress.step(f"round {round + 1}, {model}: {piece.title}, {workload.title}")
-                saturated = self._cell(piece, model, SATURATED, round)
+                self.progress.step(f"round {round + 1}, {model}: {server.title}, {workload.title}")
+                saturated = self._cell(server, model, SATURATED, round)
                 capacity = saturated.requests_per_s if saturated else 0.0
                 self.ledger.add(await measure(subject, workload, self.plan, round, capacity))
                 self.progress.done()
@@ -112,8 +112,8 @@ class Bench:
             self.ledger.add(await measure(subject, WORKLOADS[SATURATED], self.plan, round, 0.0))
         self.progress.done()
 
-    def _cell(self, piece: Piece, model: str, workload: str, round: int) -> Cell | None:
-        return self.ledger.cell(model, piece.name, workload, round)
+    def _cell(self, server: Server, model: str, workload: str, round: int) -> Cell | None:
+        return self.ledger.cell(model, server.name, workload, round)
 
     async def _time(self, engine: Engine, round: int) -> None:
         """Time one engine at every batch size, in a separate process on the servers' cores."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.plan.cells import Cell, Refusals
-from bench.plan.pieces import SAME_PRECISION, Answer, Piece, Tolerance
 from bench.plan.plan import REQUEST_PICTURES, Plan, Workload
+from bench.plan.servers import SAME_PRECISION, Answer, Server, Tolerance
 from bench.traffic.load import Exchange, Observed, closed_loop, open_loop, poisson
 from bench.traffic.wire import Address
 
@@ -48,7 +48,7 @@ class Pictures:
 class Subject:
     """A running server and its pictures."""
 
-    piece: Piece
+    server: Server
     address: Address
     pictures: Pictures
     model: str
@@ -65,7 +65,7 @@ class NoCapacity(Exception):
 
 async def warm(subject: Subject, plan: Plan) -> None:
     """Send an unmeasured load after the start, to fill allocators and caches."""
-    requests = [subject.piece.one([jpeg]) for jpeg in subject.pictures.jpegs]
+    requests = [subject.server.one([jpeg]) for jpeg in subject.pictures.jpegs]
     await closed_loop(subject.address, requests, 32, plan.first_warm_s, 0.0, PATIENCE_S)
 
 
@@ -79,15 +79,15 @@ async def measure(subject: Subject, workload: Workload, plan: Plan, round: int, 
         NoCapacity: an open loop needs the capacity, and it is unknown.
     """
     if workload.kind == "open" and capacity_per_s <= 0:
-        raise NoCapacity(subject.piece.name)
-    batched = workload.kind == "batch" and subject.piece.many is not None
+        raise NoCapacity(subject.server.name)
+    batched = workload.kind == "batch" and subject.server.many is not None
     requests, pictures = _requests(subject, batched)
     offered = capacity_per_s * workload.load if workload.kind == "open" else None
     seen = await _load(subject.address, requests, workload, plan, round, offered, batched)
     checked, wrong = _checked(subject, seen, batched)
     return Cell(
         model=subject.model,
-        piece=subject.piece.name,
+        server=subject.server.name,
         workload=workload.name,
         round=round,
         checked=checked,
@@ -102,10 +102,10 @@ def _requests(subject: Subject, batched: bool) -> tuple[list[bytes], int]:
     """Requests to send in turn, and the pictures of each."""
     jpegs = subject.pictures.jpegs
     if batched:
-        assert subject.piece.many is not None
+        assert subject.server.many is not None
         turns = -(-REQUEST_PICTURES // len(jpegs))
-        return [subject.piece.many((list(jpegs) * turns)[:REQUEST_PICTURES])], REQUEST_PICTURES
-    return [subject.piece.one([jpeg]) for jpeg in jpegs], 1
+        return [subject.server.many((list(jpegs) * turns)[:REQUEST_PICTURES])], REQUEST_PICTURES
+    return [subject.server.one([jpeg]) for jpeg in jpegs], 1
 
 
 async def _load(
@@ -130,7 +130,7 @@ def _checked(subject: Subject, seen: Observed, batched: bool) -> tuple[int, int]
     """Number of pictures in answers with status 200, and how many of them are wrong."""
     if not subject.checked:
         return 0, 0
-    read = subject.piece.read_many if batched else subject.piece.read
+    read = subject.server.read_many if batched else subject.server.read
     expected = REQUEST_PICTURES if batched else 1
     assert read is not None
     answered = [e for e in seen.exchanges if e.reply is not None and e.reply.status == 200]
@@ -138,7 +138,7 @@ def _checked(subject: Subject, seen: Observed, batched: bool) -> tuple[int, int]
     for exchange in answered:
         assert exchange.reply is not None
         answer = read(exchange.reply.body)
-        wrong += subject.pictures.wrong(exchange.index, answer, subject.piece.tolerance) + abs(
+        wrong += subject.pictures.wrong(exchange.index, answer, subject.server.tolerance) + abs(
             expected - len(answer[0])
         )
     return expected * len(answered), wrong

@@ -16,9 +16,9 @@ from bench.comparison.measure import Pictures
 from bench.peers.decoders import OURS as OUR_DECODER
 from bench.peers.decoders import PILLOW
 from bench.plan.cells import Ledger, Sitting
-from bench.plan.pieces import CEILING, OURS, PIECES, Piece
 from bench.plan.plan import FEATHERWEIGHT, NETWORK, Plan, Setting
 from bench.plan.runtimes import ENGINES, Engine
+from bench.plan.servers import CEILING, OURS, SERVERS, Server
 from bench.reporting.report import Header
 from bench.setup import featherweight, machine, pictures
 from bench.setup.environments import Environments, versions
@@ -43,7 +43,7 @@ def prepared(request: Request, progress: Progress) -> Bench:
     """A benchmark that is ready to run.
 
     Raises:
-        CannotInstall: the environment of a piece cannot be made.
+        CannotInstall: the environment of a server cannot be made.
         NoPictures: the folder holds too few.
         ArtefactError: the model has no readable manifest.
     """
@@ -71,8 +71,8 @@ def prepared(request: Request, progress: Progress) -> Bench:
 
 def header(bench: Bench) -> Header:
     """Text above the tables."""
-    asked: Mapping[str, Piece | Engine] = {**PIECES, **ENGINES}
-    measured = dict.fromkeys([c.piece for c in bench.ledger.cells] + [t.engine for t in bench.ledger.timings])
+    asked: Mapping[str, Server | Engine] = {**SERVERS, **ENGINES}
+    measured = dict.fromkeys([c.server for c in bench.ledger.cells] + [t.engine for t in bench.ledger.timings])
     found = {
         name: versions(bench.pythons[name], asked[name].versions)
         for name in measured
@@ -122,11 +122,11 @@ def _setting(request: Request, jpegs: Sequence[bytes]) -> Setting:
 
 
 def _pythons(request: Request, progress: Progress) -> dict[str, Path]:
-    """The Python of every piece and engine. marrowlens' is always included, because the bare session runs in it."""
-    pieces = [*dict.fromkeys((OURS, *request.plan.pieces))]
+    """The Python of every server and engine. marrowlens' is always included, because the bare session runs in it."""
+    servers = [*dict.fromkeys((OURS, *request.plan.servers))]
     found: dict[str, Path] = {}
-    for piece in (PIECES[name] for name in pieces):
-        found[piece.name] = _made(request, progress, piece.name, piece.requirements, piece.python)
+    for server in (SERVERS[name] for name in servers):
+        found[server.name] = _made(request, progress, server.name, server.requirements, server.python)
     found[CEILING.name] = Path(sys.executable)
     for engine in (ENGINES[name] for name in request.plan.engines):
         borrowed = machine.ROOT / engine.borrows / "bin/python" if engine.borrows else None

@@ -2,7 +2,7 @@
 
 Settings: `serve.batch` around the model, as its guide has it
 (https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html), with no wait; `RAY_SERVE_THROUGHPUT_OPTIMIZED`
-(https://docs.ray.io/en/latest/serve/advanced-guides/performance.html), set in bench/plan/pieces.py; as many
+(https://docs.ray.io/en/latest/serve/advanced-guides/performance.html), set in bench/plan/servers.py; as many
 ongoing requests as marrowlens has places, and as many queued at the deadline; one replica, because a second would only
 share the same processors. An answer is written by orjson and passed on as it is.
 """

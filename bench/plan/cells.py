@@ -27,7 +27,7 @@ class Cell(_Line):
     """One server under one workload in one round. Latencies are of answers with status 200."""
 
     model: str
-    piece: str
+    server: str
     workload: str
     round: int
     requests: int  # sent in the window, or due in it
@@ -113,10 +113,10 @@ class Ledger:
     def sittings(self) -> list[Sitting]:
         return [line for line in self.lines if isinstance(line, Sitting)]
 
-    def cell(self, model: str, piece: str, workload: str, round: int) -> Cell | None:
+    def cell(self, model: str, server: str, workload: str, round: int) -> Cell | None:
         """The stored measurement, or None."""
-        wanted = (model, piece, workload, round)
-        return next((c for c in self.cells if (c.model, c.piece, c.workload, c.round) == wanted), None)
+        wanted = (model, server, workload, round)
+        return next((c for c in self.cells if (c.model, c.server, c.workload, c.round) == wanted), None)
 
     def has_engine(self, engine: str, round: int) -> bool:
         """Whether the engine was timed in this round."""

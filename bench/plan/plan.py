@@ -51,7 +51,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: tuple[str, ...] = MODELS
-    pieces: tuple[str, ...]
+    servers: tuple[str, ...]
     engines: tuple[str, ...]
     workloads: tuple[str, ...] = ()  # of every model; none: the usual ones of each
     rounds: int = 3
@@ -114,7 +114,7 @@ class Setting(BaseModel):
     pictures_sha256: str
     seconds: float
     deadline_s: float
-    isolated: bool  # whether each piece ran in an environment of its own
+    isolated: bool  # whether each server ran in an environment of its own
 
     @property
     def key(self) -> str:

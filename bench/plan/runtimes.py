@@ -3,12 +3,12 @@
 import sys
 from dataclasses import dataclass
 
-from bench.plan.pieces import OURS, PIECES
+from bench.plan.servers import OURS, SERVERS
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One runtime. It uses the environment of the piece `shares`, or the checkout's environment `borrows`."""
+    """One runtime. It uses the environment of the server `shares`, or the checkout's environment `borrows`."""
 
     name: str
     title: str
@@ -27,7 +27,7 @@ ENGINES: dict[str, Engine] = {
             "onnxruntime",
             "bare onnxruntime session",
             "onnxruntime_engine",
-            PIECES[OURS].requirements,
+            SERVERS[OURS].requirements,
             ("onnxruntime", "numpy"),
             shares=OURS,
         ),

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from bench.plan.cells import Cell, Ledger
-from bench.plan.pieces import OURS, OURS_BF16, PIECES
 from bench.plan.plan import SATURATED, WORKLOADS
 from bench.plan.runtimes import ENGINES
+from bench.plan.servers import OURS, OURS_BF16, SERVERS
 from bench.reporting.summary import by_round, models, peers, spread
 from model.report.figure import (
     BLACK,
@@ -81,23 +81,23 @@ def _servers(ledger: Ledger, model: str, header: str) -> ReportFigure:
 
 
 def _measured(ledger: Ledger, model: str, workload: str) -> bool:
-    return any(cell.model == model and cell.workload == workload for cell in ledger.cells if cell.piece in PIECES)
+    return any(cell.model == model and cell.workload == workload for cell in ledger.cells if cell.server in SERVERS)
 
 
 def _bars(
     axes: Axes, ledger: Ledger, model: str, workloads: Sequence[str], figure: Callable[[Cell], float | None]
 ) -> None:
-    there = {piece for name in workloads for piece in (OURS, *peers(ledger, model, name))}
-    pieces = [piece for piece in PIECES if piece in there]
-    width = 0.8 / len(pieces)
-    for at, piece in enumerate(pieces):
-        found = [spread(list(by_round(ledger, model, piece, name, figure).values())) for name in workloads]
-        places = [place + (at - (len(pieces) - 1) / 2) * width for place, s in enumerate(found) if s]
+    there = {server for name in workloads for server in (OURS, *peers(ledger, model, name))}
+    servers = [server for server in SERVERS if server in there]
+    width = 0.8 / len(servers)
+    for at, server in enumerate(servers):
+        found = [spread(list(by_round(ledger, model, server, name, figure).values())) for name in workloads]
+        places = [place + (at - (len(servers) - 1) / 2) * width for place, s in enumerate(found) if s]
         known = [s for s in found if s]
         heights = np.array([s.median for s in known])
         ends = np.abs(np.array([[s.low, s.high] for s in known]).reshape(-1, 2).T - heights)
-        bars = axes.bar(places, heights, width, color=COLOURS[piece], hatch=HATCHES[piece], edgecolor="white")
-        bars.set_label(PIECES[piece].title)
+        bars = axes.bar(places, heights, width, color=COLOURS[server], hatch=HATCHES[server], edgecolor="white")
+        bars.set_label(SERVERS[server].title)
         axes.errorbar(places, heights, ends, fmt="none", ecolor=GREY, elinewidth=1)
     axes.set_xticks(range(len(workloads)), [WORKLOADS[name].title.replace(", ", ",\n") for name in workloads])
 
@@ -107,10 +107,10 @@ def _words(ledger: Ledger, model: str, workloads: Sequence[str]) -> str:
     if name is None:
         return "Bar chart of latencies by server."
     said = []
-    for piece in (OURS, *peers(ledger, model, name)):
-        found = spread(list(by_round(ledger, model, piece, name, lambda cell: cell.pictures_per_s).values()))
+    for server in (OURS, *peers(ledger, model, name)):
+        found = spread(list(by_round(ledger, model, server, name, lambda cell: cell.pictures_per_s).values()))
         if found:
-            said.append(f"{PIECES[piece].title} {found.median:.0f}")
+            said.append(f"{SERVERS[server].title} {found.median:.0f}")
     return f"Bar charts of throughput and latency by server; {WORKLOADS[name].title}, pictures/s: {', '.join(said)}."
 
 

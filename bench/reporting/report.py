@@ -26,7 +26,7 @@ class Header:
 
     setting: Setting
     rounds: int
-    versions: Mapping[str, Mapping[str, str]]  # piece or engine → distribution → version
+    versions: Mapping[str, Mapping[str, str]]  # server or engine → distribution → version
     failures: Mapping[str, str]
     date: datetime.date  # of the last sitting
     load_average: float  # before the busiest sitting began
@@ -75,7 +75,7 @@ def _markdown(found: Sequence[Table], header: Header, drawn: Sequence[ReportFigu
     parts += [_as_markdown(table) for table in found]
     parts += [f"![{one.alt}]({one.name}.svg)\n\n{one.caption}" for one in drawn]
     versions: Rows = [(name, ", ".join(f"{d} {v}" for d, v in said.items())) for name, said in header.versions.items()]
-    parts.append(_as_markdown(Table("Versions", ("piece", "versions"), versions)))
+    parts.append(_as_markdown(Table("Versions", ("server", "versions"), versions)))
     return "\n\n".join(parts) + "\n"
 
 

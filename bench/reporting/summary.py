@@ -10,8 +10,8 @@ import numpy as np
 
 from bench.engines.names import AS_SERVED
 from bench.plan.cells import Cell, Ledger
-from bench.plan.pieces import CEILING, OURS, PIECES
 from bench.plan.plan import NETWORK
+from bench.plan.servers import CEILING, OURS, SERVERS
 
 Figure = Callable[[Cell], float | None]
 
@@ -36,10 +36,10 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(float(np.median(values)), min(values), max(values), len(values))
 
 
-def by_round(ledger: Ledger, model: str, piece: str, workload: str, figure: Figure) -> dict[int, float]:
+def by_round(ledger: Ledger, model: str, server: str, workload: str, figure: Figure) -> dict[int, float]:
     """A figure of one server under one workload, by round."""
-    wanted = (model, piece, workload)
-    found = {c.round: figure(c) for c in ledger.cells if (c.model, c.piece, c.workload) == wanted}
+    wanted = (model, server, workload)
+    found = {c.round: figure(c) for c in ledger.cells if (c.model, c.server, c.workload) == wanted}
     return {round: value for round, value in found.items() if value is not None}
 
 
@@ -50,19 +50,19 @@ def ratio(above: dict[int, float], below: dict[int, float]) -> Spread | None:
 
 def peers(ledger: Ledger, model: str, workload: str) -> list[str]:
     """The other measured servers, including those that only explain a figure."""
-    found = {c.piece for c in ledger.cells if c.model == model and c.workload == workload}
-    return [piece for piece in PIECES if piece in found and piece != OURS]
+    found = {c.server for c in ledger.cells if c.model == model and c.workload == workload}
+    return [server for server in SERVERS if server in found and server != OURS]
 
 
 def best_peer(ledger: Ledger, model: str, workload: str, figure: Figure, *, lowest: bool = False) -> str | None:
     """The peer with the highest (or lowest) median of a figure."""
     medians = {
-        piece: float(np.median(list(values.values())))
-        for piece in peers(ledger, model, workload)
-        if PIECES[piece].peer and (values := by_round(ledger, model, piece, workload, figure))
+        server: float(np.median(list(values.values())))
+        for server in peers(ledger, model, workload)
+        if SERVERS[server].peer and (values := by_round(ledger, model, server, workload, figure))
     }
     pick = min if lowest else max
-    return pick(medians, key=lambda piece: medians[piece]) if medians else None
+    return pick(medians, key=lambda server: medians[server]) if medians else None
 
 
 def engine_by_round(ledger: Ledger, engine: str, settings: Sequence[str] | None = None) -> dict[int, float]:
@@ -93,16 +93,16 @@ def physical_limit(ledger: Ledger) -> dict[int, float]:
 
 def ceiling(ledger: Ledger) -> Spread | None:
     """Maximum requests a second of the load generator."""
-    return spread([cell.requests_per_s for cell in ledger.cells if cell.piece == CEILING.name])
+    return spread([cell.requests_per_s for cell in ledger.cells if cell.server == CEILING.name])
 
 
 def busiest(ledger: Ledger) -> float:
     """Highest requests a second of the generator with any server in a closed loop."""
-    rates = [c.requests_per_s for c in ledger.cells if c.piece != CEILING.name and c.generator_share is not None]
+    rates = [c.requests_per_s for c in ledger.cells if c.server != CEILING.name and c.generator_share is not None]
     return max(rates, default=0.0)
 
 
 def models(ledger: Ledger) -> list[str]:
     """The measured models, the network first."""
-    found = dict.fromkeys(c.model for c in ledger.cells if c.piece != CEILING.name)
+    found = dict.fromkeys(c.model for c in ledger.cells if c.server != CEILING.name)
     return sorted(found, key=lambda model: model != NETWORK)

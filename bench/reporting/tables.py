@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.plan.cells import Cell, Ledger
-from bench.plan.pieces import CEILING, OURS, PIECES
 from bench.plan.plan import SATURATED, WORKLOADS
 from bench.plan.runtimes import ENGINES
+from bench.plan.servers import CEILING, OURS, SERVERS
 from bench.reporting.summary import Figure, Spread, best_peer, busiest, by_round, ceiling, models, peers, ratio, spread
 from bench.reporting.verdict import verdicts
 
@@ -61,17 +61,17 @@ def _headline(ledger: Ledger, model: str, workload: str, name: str, figure: Figu
     theirs = by_round(ledger, model, peer, workload, figure)
     absolute = [f"{np.median(list(values.values())):.4g}" for values in (ours, theirs)]
     title = WORKLOADS[workload].title
-    return [(model, title, name, str(ratio(ours, theirs) or NONE), *absolute, PIECES[peer].title)]
+    return [(model, title, name, str(ratio(ours, theirs) or NONE), *absolute, SERVERS[peer].title)]
 
 
 def server_table(ledger: Ledger, model: str) -> Table:
     """Every server under every workload."""
     rows: Rows = []
     for workload in WORKLOADS.values():
-        for piece in (OURS, *peers(ledger, model, workload.name)):
-            cells = [c for c in ledger.cells if (c.model, c.piece, c.workload) == (model, piece, workload.name)]
+        for server in (OURS, *peers(ledger, model, workload.name)):
+            cells = [c for c in ledger.cells if (c.model, c.server, c.workload) == (model, server, workload.name)]
             if cells:
-                rows.append((workload.title, PIECES[piece].title, *_server_cells(cells)))
+                rows.append((workload.title, SERVERS[server].title, *_server_cells(cells)))
     head = ("workload", "server", "rounds", "requests/s", "pictures/s", "p50, ms", "p90, ms", "p99, ms", "not 200")
     note = (
         "Medians over the rounds. Latencies of answers with status 200; in open loop from when a request was due. "
@@ -111,10 +111,10 @@ def overload_table(ledger: Ledger) -> Table:
     """Every server at three times its capacity."""
     rows: Rows = []
     for model in models(ledger):
-        for piece in (OURS, *peers(ledger, model, "overload")):
-            cells = [c for c in ledger.cells if (c.model, c.piece, c.workload) == (model, piece, "overload")]
+        for server in (OURS, *peers(ledger, model, "overload")):
+            cells = [c for c in ledger.cells if (c.model, c.server, c.workload) == (model, server, "overload")]
             if cells:
-                rows.append((model, PIECES[piece].title, *_overload_cells(ledger, model, piece, cells)))
+                rows.append((model, SERVERS[server].title, *_overload_cells(ledger, model, server, cells)))
     head = (
         "model", "server", "goodput / capacity", "p99 of accepted, ms", "refused", "refusal p50, ms", "Retry-After, s",
         "accepted drain in, s",
@@ -127,9 +127,9 @@ def overload_table(ledger: Ledger) -> Table:
     return Table("Overload, 3 times the capacity", head, rows, note)
 
 
-def _overload_cells(ledger: Ledger, model: str, piece: str, cells: Sequence[Cell]) -> tuple[str, ...]:
-    goodput = by_round(ledger, model, piece, "overload", lambda cell: cell.requests_per_s)
-    capacity = by_round(ledger, model, piece, SATURATED, lambda cell: cell.requests_per_s)
+def _overload_cells(ledger: Ledger, model: str, server: str, cells: Sequence[Cell]) -> tuple[str, ...]:
+    goodput = by_round(ledger, model, server, "overload", lambda cell: cell.requests_per_s)
+    capacity = by_round(ledger, model, server, SATURATED, lambda cell: cell.requests_per_s)
     refusals = [cell.refusals for cell in cells if cell.refusals]
     refused = sum(found.count for found in refusals) / max(1, sum(cell.requests for cell in cells))
     return (
@@ -175,7 +175,7 @@ def _timing(ledger: Ledger, engine: str, setting: str, batch: int) -> Spread | N
 def generator_table(ledger: Ledger) -> Table:
     """Whether the load generator was a bottleneck."""
     most = ceiling(ledger)
-    shares = [c.generator_share for c in ledger.cells if c.piece != CEILING.name and c.generator_share is not None]
+    shares = [c.generator_share for c in ledger.cells if c.server != CEILING.name and c.generator_share is not None]
     lags = [c.lag_p99_ms for c in ledger.cells if c.lag_p99_ms is not None]
     rows: Rows = [
         ("requests/s of 32 clients, server with fixed bytes", f"{most.median:.0f}" if most else NONE),

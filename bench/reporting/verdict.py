@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from bench.engines.names import FP32
 from bench.plan.cells import Cell, Ledger
-from bench.plan.pieces import OURS, OURS_BF16, PIECES
 from bench.plan.plan import FEATHERWEIGHT, NETWORK, SATURATED
+from bench.plan.servers import OURS, OURS_BF16, SERVERS
 from bench.reporting.summary import (
     Spread,
     best_peer,
@@ -113,8 +113,8 @@ def _against_peers(
     peer = best_peer(ledger, model, workload, figure)
     if peer is None:
         return Verdict(goal, "-", None)
-    found, theirs = (by_round(ledger, model, piece, workload, figure) for piece in (ours, peer))
-    return _at_least(goal, ratio(found, theirs), limit, f"x {PIECES[peer].title}")
+    found, theirs = (by_round(ledger, model, server, workload, figure) for server in (ours, peer))
+    return _at_least(goal, ratio(found, theirs), limit, f"x {SERVERS[peer].title}")
 
 
 def _p99(ledger: Ledger) -> Verdict:
@@ -122,8 +122,8 @@ def _p99(ledger: Ledger) -> Verdict:
     peer = best_peer(ledger, NETWORK, SATURATED, _p99_ms, lowest=True)
     if peer is None:
         return Verdict(goal, "-", None)
-    ours, theirs = (by_round(ledger, NETWORK, piece, SATURATED, _p99_ms) for piece in (OURS, peer))
-    return _at_most(goal, ratio(ours, theirs), 1.0, f"x {PIECES[peer].title}")
+    ours, theirs = (by_round(ledger, NETWORK, server, SATURATED, _p99_ms) for server in (OURS, peer))
+    return _at_most(goal, ratio(ours, theirs), 1.0, f"x {SERVERS[peer].title}")
 
 
 def _lone(ledger: Ledger) -> Verdict:
@@ -163,7 +163,7 @@ def _overload(ledger: Ledger, model: str, deadline_s: float) -> list[Verdict]:
 
 def _retry_after(ledger: Ledger, model: str, title: str) -> Verdict:
     goal = title + "refusals are 429 with a true Retry-After"
-    cells = [c for c in ledger.cells if (c.model, c.piece, c.workload) == (model, OURS, "overload")]
+    cells = [c for c in ledger.cells if (c.model, c.server, c.workload) == (model, OURS, "overload")]
     refusals = [cell.refusals for cell in cells if cell.refusals]
     if not refusals:
         return Verdict(goal, "-", None)

@@ -1,4 +1,4 @@
-"""Create one environment for each piece at pinned versions, once, and report the installed versions."""
+"""Create one environment for each server at pinned versions, once, and report the installed versions."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ class Environments:
     here: bool = False
 
     def python(self, name: str, requirements: Sequence[str], python: str, say: Callable[[str], None]) -> Path:
-        """The Python of a piece's environment; created if missing.
+        """The Python of a server's environment; created if missing.
 
         Raises:
             CannotInstall: and what pip said.
@@ -76,7 +76,7 @@ def versions(python: Path, distributions: Sequence[str]) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Variables for a piece: this process's, without those that change its behaviour, plus the checkout's path."""
+    """Variables for a server: this process's, without those that change its behaviour, plus the checkout's path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MARROWLENS_", "BENCH_"))}
     return kept | {"PYTHONPATH": str(ROOT)}
 

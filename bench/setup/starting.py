@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers.names import HOST
-from bench.plan.pieces import Piece
+from bench.plan.servers import Server
 from bench.setup.environments import environment
 from bench.setup.machine import ROOT, Cores, listed
 from bench.traffic.wire import Address, connect
@@ -54,19 +54,19 @@ class Job:
 
 
 @asynccontextmanager
-async def started(piece: Piece, python: Path, job: Job, probe: bytes) -> AsyncIterator[Address]:
+async def started(server: Server, python: Path, job: Job, probe: bytes) -> AsyncIterator[Address]:
     """Start a server and wait until it answers `probe` with 200.
 
     Raises:
         NoAnswer: it ended, or did not answer within START_S.
     """
     job.logs.mkdir(parents=True, exist_ok=True)
-    log = job.logs / f"{piece.name}.log"
+    log = job.logs / f"{server.name}.log"
     address = Address(HOST, free_port())
     scratch = Path(tempfile.mkdtemp(prefix="bench-"))
-    process = _begun(piece, python, job, address, scratch, log)
+    process = _begun(server, python, job, address, scratch, log)
     try:
-        await _answering(piece, process, address, probe, log)
+        await _answering(server, process, address, probe, log)
         yield address
     finally:
         await asyncio.to_thread(_end, process)
@@ -74,13 +74,13 @@ async def started(piece: Piece, python: Path, job: Job, probe: bytes) -> AsyncIt
 
 
 def _begun(
-    piece: Piece, python: Path, job: Job, address: Address, scratch: Path, log: Path
+    server: Server, python: Path, job: Job, address: Address, scratch: Path, log: Path
 ) -> "subprocess.Popen[bytes]":
     with log.open("w") as said:
         return subprocess.Popen(
-            ["taskset", "--cpu-list", listed(job.cores.server), *_command(piece, python, job, address)],
+            ["taskset", "--cpu-list", listed(job.cores.server), *_command(server, python, job, address)],
             cwd=ROOT,
-            env=_variables(piece, job, address, scratch),
+            env=_variables(server, job, address, scratch),
             stdout=said,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -106,33 +106,33 @@ def _filling(job: Job, address: Address, python: Path) -> Mapping[str, str]:
     }
 
 
-def _command(piece: Piece, python: Path, job: Job, address: Address) -> list[str]:
-    return [part.format_map(_filling(job, address, python)) for part in piece.command]
+def _command(server: Server, python: Path, job: Job, address: Address) -> list[str]:
+    return [part.format_map(_filling(job, address, python)) for part in server.command]
 
 
-def _variables(piece: Piece, job: Job, address: Address, scratch: Path) -> dict[str, str]:
+def _variables(server: Server, job: Job, address: Address, scratch: Path) -> dict[str, str]:
     filling = {**_filling(job, address, Path()), "folder": str(scratch)}
-    own = {name: value.format_map(filling) for name, value in piece.variables.items()}
+    own = {name: value.format_map(filling) for name, value in server.variables.items()}
     ports = {"BENCH_PORT": str(address.port), "BENCH_SECOND_PORT": str(free_port())}
     folders = {"BENCH_FOLDER": str(scratch), "TMPDIR": str(scratch)}
-    return environment() | job.variables() | ports | folders | {"BENCH_DECODER": piece.decoder} | own
+    return environment() | job.variables() | ports | folders | {"BENCH_DECODER": server.decoder} | own
 
 
 async def _answering(
-    piece: Piece, process: "subprocess.Popen[bytes]", address: Address, probe: bytes, log: Path
+    server: Server, process: "subprocess.Popen[bytes]", address: Address, probe: bytes, log: Path
 ) -> None:
     reason = f"did not answer within {START_S:.0f} s"
     with suppress(TimeoutError):
         async with asyncio.timeout(START_S):
             while True:
                 if process.poll() is not None:
-                    raise NoAnswer(piece.name, f"ended with status {process.returncode}", log)
+                    raise NoAnswer(server.name, f"ended with status {process.returncode}", log)
                 status = await _asked(address, probe)
                 if status == 200:
                     return
                 reason = f"answered {status}" if status else reason
                 await asyncio.sleep(0.1)
-    raise NoAnswer(piece.name, reason, log)
+    raise NoAnswer(server.name, reason, log)
 
 
 async def answers_ready(process: "subprocess.Popen[bytes]", address: Address) -> None:

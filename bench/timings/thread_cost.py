@@ -20,8 +20,8 @@ import typer
 import uvloop
 
 from bench.peers.names import HOST
-from bench.plan.pieces import OURS, PIECES
 from bench.plan.plan import FEATHERWEIGHT, MODELS
+from bench.plan.servers import OURS, SERVERS
 from bench.setup import featherweight, machine, pictures
 from bench.setup.machine import ROOT, listed
 from bench.setup.starting import answers_ready, free_port
@@ -77,7 +77,7 @@ def main(
 
 async def _compare(trees: Sequence[Path], model: str, rounds: int, seconds: float, clients: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        requests = [PIECES[OURS].one([jpeg]) for jpeg in pictures.drawn(Path(folder) / "pictures")]
+        requests = [SERVERS[OURS].one([jpeg]) for jpeg in pictures.drawn(Path(folder) / "pictures")]
         artefact = bundled_artefact()
         if model == FEATHERWEIGHT:
             artefact = featherweight.write_artefact(Path(folder), artefact)

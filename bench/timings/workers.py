@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 import uvloop
 
-from bench.plan.pieces import OURS, PIECES
 from bench.plan.plan import FEATHERWEIGHT, MODELS, NETWORK
+from bench.plan.servers import OURS, SERVERS
 from bench.setup import featherweight, machine, pictures
 from bench.setup.starting import READY, Job, started
 from bench.simulations.worker_model import Costs, pictures_per_s
@@ -91,10 +91,10 @@ def _round(
 
 
 async def _rate(job: Job, jpegs: Sequence[bytes], variables: Mapping[str, str], clients: int, seconds: float) -> float:
-    piece = PIECES[OURS]
-    piece = replace(piece, variables={**piece.variables, **variables})
-    requests = [piece.one([jpeg]) for jpeg in jpegs]
-    async with started(piece, Path(sys.executable), job, READY) as address:
+    server = SERVERS[OURS]
+    server = replace(server, variables={**server.variables, **variables})
+    requests = [server.one([jpeg]) for jpeg in jpegs]
+    async with started(server, Path(sys.executable), job, READY) as address:
         return await _answered(address, requests, clients, seconds)
 
 

@@ -17,8 +17,8 @@ from serving import client
 from bench.comparison.conduct import Bench
 from bench.comparison.measure import Pictures, accepted_at
 from bench.plan.cells import Cell, EngineTiming, Ledger, OnePicture, Refusals
-from bench.plan.pieces import OURS, OURS_BF16, PIECES, chosen
 from bench.plan.plan import FEATHERWEIGHT, NETWORK, SATURATED, WORKLOADS, Plan
+from bench.plan.servers import OURS, OURS_BF16, SERVERS, chosen
 from bench.reporting.summary import best_peer, by_round, ratio
 from bench.reporting.verdict import verdicts
 from bench.setup import featherweight, machine, pictures
@@ -104,7 +104,7 @@ def test_an_answer_of_another_picture_is_wrong() -> None:
 def test_bf16_may_differ_further_but_not_by_a_class() -> None:
     right, attention = np.array([[0.5, 0.42, 0.08], [0.8, 0.1, 0.1]]), np.zeros((2, 1, 1, 1))
     expected = Pictures([b"a", b"b"], right, attention)
-    bf16 = PIECES[OURS_BF16].tolerance
+    bf16 = SERVERS[OURS_BF16].tolerance
     found = right + np.array([[-0.06, 0.06, 0.0], [-0.1, 0.1, 0.0]])
     assert expected.wrong(0, (found, attention), bf16) == 0
     assert expected.wrong(0, (found, attention)) == 2
@@ -113,7 +113,7 @@ def test_bf16_may_differ_further_but_not_by_a_class() -> None:
 
 
 def test_bf16_is_measured_with_the_network_only(ledger: Ledger) -> None:
-    plan = Plan(pieces=(OURS, OURS_BF16), engines=(), workloads=("one",), rounds=1)
+    plan = Plan(servers=(OURS, OURS_BF16), engines=(), workloads=("one",), rounds=1)
     bench = Bench(plan, ledger, {}, {}, [], 64, {}, Quiet())
     assert bench.steps() == 3 + 1  # and the load generator
     ledger.add(cell(OURS_BF16, SATURATED, 0, 200.0))
@@ -128,7 +128,7 @@ def test_answers_without_attention_are_compared_by_their_probabilities(inert_art
         many = http.post("/classify/batch", files=[("images", picture)] * 2).content
     rows = open_session(inert_artefact).run(decode(picture, 64)[np.newaxis]).probabilities.astype(np.float64)
     expected = Pictures([picture], rows, np.empty((1, 0)))
-    ours = PIECES[OURS]
+    ours = SERVERS[OURS]
     assert ours.read_many is not None
     for probabilities, attention in (ours.read(one), ours.read_many(many)):
         assert expected.wrong(0, (probabilities, attention)) == 0
@@ -140,13 +140,13 @@ def test_what_was_accepted_and_unanswered_at_a_moment() -> None:
     assert accepted_at(exchanges, np.array([0.5, 1.5, 2.5])).tolist() == [1, 2, 1]
 
 
-def cell(piece: str, workload: str, round: int, rate: float, model: str = NETWORK, **more: Any) -> Cell:
+def cell(server: str, workload: str, round: int, rate: float, model: str = NETWORK, **more: Any) -> Cell:
     figures: dict[str, Any] = {
         "requests": 100, "statuses": {"200": 100}, "checked": 100, "wrong": 0, "offered_per_s": None, "late": 0,
         "pictures_per_s": rate, "mean_ms": 10.0, "p50_ms": 10.0, "p90_ms": 10.0, "p99_ms": 1000 / max(rate, 1),
         "refusals": None, "lag_p99_ms": None, "generator_share": 0.1,
     }  # fmt: skip
-    told = {"model": model, "piece": piece, "workload": workload, "round": round, "requests_per_s": rate}
+    told = {"model": model, "server": server, "workload": workload, "round": round, "requests_per_s": rate}
     return Cell.model_validate(figures | told | more)
 
 
@@ -156,9 +156,9 @@ def ledger(tmp_path: Path) -> Ledger:
     found = Ledger(tmp_path / "cells.jsonl")
     for round, speed in enumerate((1, 2)):
         for model in (NETWORK, FEATHERWEIGHT):
-            for piece, rate in ((OURS, 140.0), ("fastapi", 100.0), ("litserve", 80.0)):
-                found.add(cell(piece, SATURATED, round, speed * rate, model))
-                found.add(cell(piece, "batch", round, speed * rate, model))
+            for server, rate in ((OURS, 140.0), ("fastapi", 100.0), ("litserve", 80.0)):
+                found.add(cell(server, SATURATED, round, speed * rate, model))
+                found.add(cell(server, "batch", round, speed * rate, model))
         refusals = Refusals(count=9, p50_ms=5, p99_ms=9, with_retry_after=9, retry_after_s=3, drain_s=2)
         found.add(cell(OURS, "overload", round, 130.0 * speed, refusals=refusals, statuses={"200": 1, "429": 9}))
         found.add(cell(OURS, "one", round, 50.0, p50_ms=11.0 / speed))
@@ -222,12 +222,12 @@ def test_a_ledger_goes_on_after_a_line_was_cut_off(ledger: Ledger) -> None:
 
 
 def test_a_share_of_the_capacity_needs_the_capacity() -> None:
-    plan = Plan(pieces=(OURS,), engines=(), workloads=("overload",))
+    plan = Plan(servers=(OURS,), engines=(), workloads=("overload",))
     assert [workload.name for workload in plan.workloads_of(NETWORK)] == [SATURATED, "overload"]
 
 
 def test_an_overload_is_measured_once_queues_are_full() -> None:
-    plan = Plan(pieces=(OURS,), engines=(), seconds=5)
+    plan = Plan(servers=(OURS,), engines=(), seconds=5)
     assert plan.window_s(WORKLOADS["overload"], 96) == (4, 9)  # 256 places: full after 1.33 s, drained 2.67 s later
     assert plan.window_s(WORKLOADS["overload"], 10_000) == (1, 6)
     assert plan.window_s(WORKLOADS["overload"], 1) == (10, 15)
@@ -257,14 +257,14 @@ def test_processes_of_processes_are_found() -> None:
 
 
 def test_an_unknown_name_is_told_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="no such piece: triton; there are marrowlens, marrowlens-bf16, fastapi"):
+    with pytest.raises(ValueError, match="no such server: triton; there are marrowlens, marrowlens-bf16, fastapi"):
         chosen(["triton"])
-    assert [piece.name for piece in chosen([])] == list(PIECES)
+    assert [server.name for server in chosen([])] == list(SERVERS)
 
 
 def measured_quickly(folder: Path, artefact: Path, workloads: str = "one thirty-two batch overload") -> Path:
     """Two servers, in this environment; the deadline is far off, for a machine that is busy with other tests."""
-    command = [sys.executable, "-m", "bench.cli", "--quick", "--here", "--pieces", "marrowlens fastapi"]
+    command = [sys.executable, "-m", "bench.cli", "--quick", "--here", "--servers", "marrowlens fastapi"]
     command += ["--engines", "onnxruntime", "--workloads", workloads, "--deadline-s", "120"]
     command += ["--artefact", str(artefact), "--out", str(folder / "out"), "--work", str(folder / "work")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
@@ -289,7 +289,7 @@ def test_a_quick_run_writes_table_and_plots(quick: Path) -> None:
         assert (quick / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with (quick / "bench.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    measured = {(row["model"], row["piece"], row["workload"]) for row in rows}
+    measured = {(row["model"], row["server"], row["workload"]) for row in rows}
     workloads = ("one", "thirty-two", "batch", "overload")
     wanted = {(m, p, w) for m in (NETWORK, FEATHERWEIGHT) for p in ("marrowlens", "fastapi") for w in workloads}
     assert measured == wanted | {(NETWORK, "ceiling", "thirty-two")}
@@ -303,7 +303,7 @@ def test_in_a_quick_run_every_answer_is_the_bare_sessions(quick: Path) -> None:
         assert found["wrong"] == 0
         if found["workload"] in ("one", "thirty-two", "batch"):
             assert set(found["statuses"]) == {"200"}, found
-            assert found["checked"] > 0 or found["piece"] == "ceiling"
+            assert found["checked"] > 0 or found["server"] == "ceiling"
     assert said["goals"][0]["reached"] is True
 
 
@@ -317,6 +317,6 @@ def test_what_is_measured_is_not_measured_again(quick: Path, artefact: Path) -> 
 @pytest.mark.slow
 def test_answers_of_a_model_without_attention_are_the_bare_sessions(tmp_path: Path, inert_artefact: Path) -> None:
     said = json.loads((measured_quickly(tmp_path, inert_artefact, "one batch") / "bench.json").read_text())
-    checked = [found for found in said["cells"] if found["piece"] != "ceiling"]
-    assert said["failures"] == {} and {found["piece"] for found in checked} == {OURS, "fastapi"}
+    checked = [found for found in said["cells"] if found["server"] != "ceiling"]
+    assert said["failures"] == {} and {found["server"] for found in checked} == {OURS, "fastapi"}
     assert all(found["checked"] and not found["wrong"] for found in checked)

@@ -221,10 +221,10 @@ def test_slow_tests_are_a_tier_of_their_own(run: Run, program: Program) -> None:
 
 def test_bench_is_told_what_to_measure(run: Run, program: Program) -> None:
     program("python3", NEW)
-    said = run("make", "--dry-run", "bench", "PIECES=marrowlens fastapi", "CELLS=cells", "BENCH_ARGS=--rounds 5")
+    said = run("make", "--dry-run", "bench", "SERVERS=marrowlens fastapi", "CELLS=cells", "BENCH_ARGS=--rounds 5")
     assert "'.[bench]'" in said.stdout
     asked = " ".join(said.stdout.replace("\\\n", " ").split())
-    assert '-m bench.cli --pieces "marrowlens fastapi" --workloads "" --cells "cells" --rounds 5' in asked
+    assert '-m bench.cli --servers "marrowlens fastapi" --workloads "" --cells "cells" --rounds 5' in asked
     assert "--cells" not in run("make", "--dry-run", "bench").stdout
 
 

@@ -38,7 +38,7 @@ SAME_PRECISION = Tolerance()
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Server:
     """One server. Placeholders such as `{port}` in command and variables are filled at the start."""
 
     name: str
@@ -101,7 +101,7 @@ def _module(name: str) -> tuple[str, ...]:
 
 
 OURS, OURS_BF16 = "marrowlens", "marrowlens-bf16"
-_MARROWLENS = Piece(
+_MARROWLENS = Server(
     OURS,
     "marrowlens",
     ("--editable", ".[service,cpu]", ONNXRUNTIME),
@@ -115,9 +115,9 @@ _MARROWLENS = Piece(
     variables={"MARROWLENS_REQUEST_TIMEOUT_S": "{deadline_s}"},
     versions=("marrowlens", "fastapi", "uvicorn", "onnxruntime", "numpy"),
 )
-PIECES: dict[str, Piece] = {
-    piece.name: piece
-    for piece in (
+SERVERS: dict[str, Server] = {
+    server.name: server
+    for server in (
         _MARROWLENS,
         # Its service refuses to start on a processor without bf16; the bench then leaves it out and says why.
         replace(
@@ -131,7 +131,7 @@ PIECES: dict[str, Piece] = {
             # Largest difference of 11,672 cells: 0.094 (docs/providers.md); maps move more, being scaled to 0..1.
             tolerance=Tolerance(probability=0.15, attention=0.5),
         ),
-        Piece(
+        Server(
             "fastapi",
             "FastAPI + onnxruntime",
             FASTAPI,
@@ -140,7 +140,7 @@ PIECES: dict[str, Piece] = {
             _plain,
             versions=("fastapi", "uvicorn", "onnxruntime", "numpy"),
         ),
-        Piece(
+        Server(
             "fastapi-decoder",
             "FastAPI + onnxruntime, marrowlens' decoder",
             (*FASTAPI, "simplejpeg", "cykooz.resizer"),
@@ -151,7 +151,7 @@ PIECES: dict[str, Piece] = {
             peer=False,
             versions=("fastapi", "uvicorn", "onnxruntime", "numpy", "simplejpeg"),
         ),
-        Piece(
+        Server(
             "litserve",
             "LitServe",
             ("litserve==0.2.19", "python-multipart", *BARE),
@@ -160,7 +160,7 @@ PIECES: dict[str, Piece] = {
             _plain,
             versions=("litserve", "fastapi", "uvicorn", "onnxruntime", "numpy"),
         ),
-        Piece(
+        Server(
             "bentoml",
             "BentoML",
             ("bentoml==1.4.40", *BARE),
@@ -172,7 +172,7 @@ PIECES: dict[str, Piece] = {
             variables={"BENTOML_HOME": "{folder}/bentoml", "BENTOML_DO_NOT_TRACK": "True"},
             versions=("bentoml", "starlette", "uvicorn", "onnxruntime", "numpy"),
         ),
-        Piece(
+        Server(
             "pytriton",
             "pytriton (Triton's batcher)",
             ("nvidia-pytriton==0.7.0", "numpy<2", *BARE),
@@ -184,7 +184,7 @@ PIECES: dict[str, Piece] = {
             python="/usr/bin/python3",
             versions=("nvidia-pytriton", "onnxruntime", "numpy"),
         ),
-        Piece(
+        Server(
             "mlserver",
             "MLServer",
             ("mlserver==1.7.1", *BARE),
@@ -195,7 +195,7 @@ PIECES: dict[str, Piece] = {
             read_many=_tensors,
             versions=("mlserver", "fastapi", "uvicorn", "onnxruntime", "numpy"),
         ),
-        Piece(
+        Server(
             "ray-serve",
             "Ray Serve",
             ("ray[serve]==2.60.0", "python-multipart", *BARE),
@@ -209,7 +209,7 @@ PIECES: dict[str, Piece] = {
 }
 
 #: What the load generator can do at most; no competitor, and run in the generator's own environment.
-CEILING = Piece(
+CEILING = Server(
     "ceiling",
     "load generator alone",
     (),
@@ -220,13 +220,13 @@ CEILING = Piece(
 )
 
 
-def chosen(names: Sequence[str]) -> list[Piece]:
-    """The pieces with these names; all if none is named.
+def chosen(names: Sequence[str]) -> list[Server]:
+    """The servers with these names; all if none is named.
 
     Raises:
-        ValueError: there is no such piece.
+        ValueError: there is no such server.
     """
-    unknown = set(names) - set(PIECES)
+    unknown = set(names) - set(SERVERS)
     if unknown:
-        raise ValueError(f"no such piece: {', '.join(sorted(unknown))}; there are {', '.join(PIECES)}")
-    return [PIECES[name] for name in dict.fromkeys(names or PIECES)]
+        raise ValueError(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
+    return [SERVERS[name] for name in dict.fromkeys(names or SERVERS)]
