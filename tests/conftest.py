@@ -1,4 +1,4 @@
-"""What every test may ask for: an artefact, drawn pictures, and an environment free of this desk's own settings."""
+"""What every test may ask for: an artefact, drawn pictures, and an environment free of this machine's own settings."""
 
 import io
 import os
@@ -36,7 +36,7 @@ Draw = Callable[..., bytes]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_this_desk() -> None:
+def _no_settings_of_this_machine() -> None:
     for name in [name for name in os.environ if name.upper().startswith("MARROWLENS_")]:
         del os.environ[name]
 

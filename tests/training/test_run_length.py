@@ -4,9 +4,9 @@ import csv
 
 import commands
 import pytest
-from desk import Desk
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from workspace import Workspace
 
 from training.run import RunFolder
 
@@ -22,29 +22,29 @@ FOLDS = '[data.split]\nkind = "kfold"\nk = 2\ncalibration = 0.2\n'
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    desk = Desk(tmp_path_factory.mktemp("desk"))
-    desk.write("short", SHORT)
-    desk.fit("short", "short")
-    return desk
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    workspace.write("short", SHORT)
+    workspace.fit("short", "short")
+    return workspace
 
 
-def _refusal(desk: Desk, name: str, run: str, *options: str) -> str:
-    log = desk.folder / "refusal.log"
+def _refusal(workspace: Workspace, name: str, run: str, *options: str) -> str:
+    log = workspace.folder / "refusal.log"
     log.unlink(missing_ok=True)
-    assert commands.run(*desk.arguments(name, run, *options), log=log) == 2, log.read_text()
+    assert commands.run(*workspace.arguments(name, run, *options), log=log) == 2, log.read_text()
     said = log.read_text()
     assert "Traceback" not in said
     return said
 
 
-def test_keys_on_the_command_line_are_kept_in_the_configuration_of_the_run(desk: Desk) -> None:
+def test_keys_on_the_command_line_are_kept_in_the_configuration_of_the_run(workspace: Workspace) -> None:
     keys = ("fit.epochs=1", "name=other", "fit.freeze=['stages.0']", "data.sources.0.tissue=bone marrow")
-    desk.fit("short", "keys", *(part for key in keys for part in ("--set", key)))
-    config = RunFolder(desk.folder / "runs" / "keys").config()
+    workspace.fit("short", "keys", *(part for key in keys for part in ("--set", key)))
+    config = RunFolder(workspace.folder / "runs" / "keys").config()
     assert (config.fit.epochs, config.name, config.fit.freeze) == (1, "other", ("stages.0",))
-    assert "--set fit.epochs=1" in RunFolder(desk.folder / "runs" / "keys").fit().config
-    text = (desk.folder / "runs" / "keys" / "config.toml").read_text()
+    assert "--set fit.epochs=1" in RunFolder(workspace.folder / "runs" / "keys").fit().config
+    text = (workspace.folder / "runs" / "keys" / "config.toml").read_text()
     assert "lr = 3e-3" in text and "seed = 3" in text  # the rest is as it was written
 
 
@@ -57,41 +57,41 @@ def test_keys_on_the_command_line_are_kept_in_the_configuration_of_the_run(desk:
         ("data.sources.7.weight=2", "there is no data.sources.7"),
     ],
 )
-def test_a_key_that_is_off_is_named(desk: Desk, key: str, says: str) -> None:
-    assert says in _refusal(desk, "short", "off", "--set", key)
-    assert not (desk.folder / "runs" / "off").exists()
+def test_a_key_that_is_off_is_named(workspace: Workspace, key: str, says: str) -> None:
+    assert says in _refusal(workspace, "short", "off", "--set", key)
+    assert not (workspace.folder / "runs" / "off").exists()
 
 
-def test_another_configuration_in_the_folder_names_the_keys_that_differ(desk: Desk) -> None:
-    said = _refusal(desk, "short", "short", "--set", "fit.epochs=5", "--set", "model.drop_path=0.3")
+def test_another_configuration_in_the_folder_names_the_keys_that_differ(workspace: Workspace) -> None:
+    said = _refusal(workspace, "short", "short", "--set", "fit.epochs=5", "--set", "model.drop_path=0.3")
     assert "(model.drop_path: 0.2 → 0.3; fit.epochs: 2 → 5)" in said
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_extended_to_what_one_training_makes(desk: Desk) -> None:
+def test_a_finished_run_is_extended_to_what_one_training_makes(workspace: Workspace) -> None:
     """A cosine cycle appended later gives the bits of a training that had it from the beginning."""
     restart = ("--set", "fit.restarts=[2]")
-    desk.fit("short", "whole", *restart)
-    desk.fit("short", "extended")
-    assert desk.weights("extended") == desk.weights("short") != desk.weights("whole")
-    desk.fit("short", "extended", "--extend", *restart)
-    assert desk.weights("extended") == desk.weights("whole")
-    assert desk.curves("extended") == desk.curves("whole")
-    assert RunFolder(desk.folder / "runs" / "extended").config().fit.restarts == (2,)
-    desk.fit("short", "extended", "--extend", *restart)  # once more: it is finished
-    assert "the run is already trained" in desk.said("extended")
+    workspace.fit("short", "whole", *restart)
+    workspace.fit("short", "extended")
+    assert workspace.weights("extended") == workspace.weights("short") != workspace.weights("whole")
+    workspace.fit("short", "extended", "--extend", *restart)
+    assert workspace.weights("extended") == workspace.weights("whole")
+    assert workspace.curves("extended") == workspace.curves("whole")
+    assert RunFolder(workspace.folder / "runs" / "extended").config().fit.restarts == (2,)
+    workspace.fit("short", "extended", "--extend", *restart)  # once more: it is finished
+    assert "the run is already trained" in workspace.said("extended")
 
 
 @pytest.mark.parametrize("key", ["fit.lr=0.1", "fit.epochs=1"])
-def test_what_is_not_longer_is_no_extension(desk: Desk, key: str) -> None:
-    assert "cannot be extended" in _refusal(desk, "short", "short", "--extend", "--set", key)
-    assert (desk.folder / "runs" / "short" / "weights.safetensors").exists()
+def test_what_is_not_longer_is_no_extension(workspace: Workspace, key: str) -> None:
+    assert "cannot be extended" in _refusal(workspace, "short", "short", "--extend", "--set", key)
+    assert (workspace.folder / "runs" / "short" / "weights.safetensors").exists()
 
 
-def test_all_folds_by_one_command_which_resumes(desk: Desk) -> None:
-    desk.write("folds", SHORT.replace("epochs = 2", "epochs = 1") + FOLDS)
-    out, log = desk.folder / "folds", desk.folder / "folds.log"
-    arguments = ("folds", desk.folder / "folds.toml", "--data", desk.folder, "--out", out)
+def test_all_folds_by_one_command_which_resumes(workspace: Workspace) -> None:
+    workspace.write("folds", SHORT.replace("epochs = 2", "epochs = 1") + FOLDS)
+    out, log = workspace.folder / "folds", workspace.folder / "folds.log"
+    arguments = ("folds", workspace.folder / "folds.toml", "--data", workspace.folder, "--out", out)
     assert commands.run(*arguments, log=log) == 0, log.read_text()
     with (out / "pool" / "predictions.csv").open(newline="") as file:
         tested = [(row["true"], row["file"]) for row in csv.DictReader(file)]
@@ -103,25 +103,25 @@ def test_all_folds_by_one_command_which_resumes(desk: Desk) -> None:
     assert (out / "fold_0" / "weights.safetensors").stat().st_mtime_ns == before
 
 
-def test_folds_of_another_split_are_refused(desk: Desk) -> None:
-    log = desk.folder / "no-folds.log"
-    assert commands.run("folds", desk.folder / "short.toml", "--out", desk.folder / "no", log=log) == 2
+def test_folds_of_another_split_are_refused(workspace: Workspace) -> None:
+    log = workspace.folder / "no-folds.log"
+    assert commands.run("folds", workspace.folder / "short.toml", "--out", workspace.folder / "no", log=log) == 2
     assert 'folds need kind = "kfold"' in log.read_text()
 
 
 @pytest.mark.slow
 def test_tensorboard_and_mlflow_get_the_curves_and_change_no_weights(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = (desk.folder / "mlruns").as_uri()
+    uri = (workspace.folder / "mlruns").as_uri()
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server or database is for people, files are for this test
-    environment, log = {"MLFLOW_ALLOW_FILE_STORE": "true"}, desk.folder / "logged.log"
+    environment, log = {"MLFLOW_ALLOW_FILE_STORE": "true"}, workspace.folder / "logged.log"
     loggers = ("--set", "logging.tensorboard=true", "--set", f"logging.mlflow={uri}")
     for steps in (("--steps", "1"), ()):
-        arguments = desk.arguments("short", "logged", *loggers, *steps)
+        arguments = workspace.arguments("short", "logged", *loggers, *steps)
         assert commands.run(*arguments, log=log, **environment) == 0, log.read_text()
-    assert desk.weights("logged") == desk.weights("short")
-    run, losses = desk.folder / "runs" / "logged", desk.curves("logged")["calibration_loss"]
+    assert workspace.weights("logged") == workspace.weights("short")
+    run, losses = workspace.folder / "runs" / "logged", workspace.curves("logged")["calibration_loss"]
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [one.value for one in events.Scalars("calibration_loss")] == pytest.approx(list(losses.values()), rel=1e-5)
     client = MlflowClient(uri)

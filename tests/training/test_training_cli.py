@@ -70,9 +70,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with drawn cells (one broken), a configuration, and a trained, evaluated and exported run."""
-    folder = tmp_path_factory.mktemp("desk")
+    folder = tmp_path_factory.mktemp("workspace")
     write_folder(folder / "drawn", CODES, IMAGES_PER_CLASS, size=80)
     (folder / "drawn" / "EOS" / "EOS_00002.jpg").write_bytes(b"not a picture")
     (folder / "run.toml").write_text(CONFIG)
@@ -82,37 +82,40 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_unreadable_picture_is_listed_and_counted(desk: Path) -> None:
-    log = (desk / "fit.log").read_text()
+def test_an_unreadable_picture_is_listed_and_counted(workspace: Path) -> None:
+    log = (workspace / "fit.log").read_text()
     assert "EOS_00002.jpg" in log
     assert "1 unreadable picture skipped" in log
-    (row,) = _rows(desk / "run" / "unreadable.csv")
+    (row,) = _rows(workspace / "run" / "unreadable.csv")
     assert (row["source"], row["code"], row["file"]) == ("drawn", "EOS", "EOS_00002.jpg")
 
 
-def test_the_manifest_counts_what_was_learned_from(desk: Path) -> None:
-    manifest = read_manifest(desk / "weights" / "drawn.json")
+def test_the_manifest_counts_what_was_learned_from(workspace: Path) -> None:
+    manifest = read_manifest(workspace / "weights" / "drawn.json")
     assert {c: n for c, n in manifest.training_images.items() if n} == {"EOS": 18, "LYT": 19, "NGS": 19}
     assert set(manifest.unsupported) == set(manifest.codes) - set(CODES)
-    card = (desk / "weights" / "MODEL_CARD.md").read_text()
+    card = (workspace / "weights" / "MODEL_CARD.md").read_text()
     assert "To support more classes" in card and Path("docs/own-classes.md").exists()
 
 
-def test_figures_stand_alike_in_evaluation_manifest_and_card(desk: Path) -> None:
-    evaluation = json.loads((desk / "run" / "evaluation.json").read_text())
-    manifest = read_manifest(desk / "weights" / "drawn.json")
+def test_figures_stand_alike_in_evaluation_manifest_and_card(workspace: Path) -> None:
+    evaluation = json.loads((workspace / "run" / "evaluation.json").read_text())
+    manifest = read_manifest(workspace / "weights" / "drawn.json")
     assert [m.model_dump(mode="json") for m in manifest.metrics] == evaluation["metrics"]
     assert manifest.temperature == evaluation["temperature"]
     accuracy = next(m for m in manifest.metrics if m.name == "accuracy")
-    card = (desk / "weights" / "MODEL_CARD.md").read_text()
+    card = (workspace / "weights" / "MODEL_CARD.md").read_text()
     assert f"| accuracy | {accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f}) | {accuracy.n} |" in card
     assert "Research use only" in card
 
 
-def test_maps_and_responses_are_measured_on_the_calibration_block_and_in_the_card(desk: Path) -> None:
-    found, said = json.loads((desk / "run" / "evaluation.json").read_text()), (desk / "evaluate.log").read_text()
-    card = (desk / "weights" / "MODEL_CARD.md").read_text()
-    calibration = sum(row["block"] == "calibration" for row in _rows(desk / "run" / "split.csv"))
+def test_maps_and_responses_are_measured_on_the_calibration_block_and_in_the_card(workspace: Path) -> None:
+    found, said = (
+        json.loads((workspace / "run" / "evaluation.json").read_text()),
+        (workspace / "evaluate.log").read_text(),
+    )
+    card = (workspace / "weights" / "MODEL_CARD.md").read_text()
+    calibration = sum(row["block"] == "calibration" for row in _rows(workspace / "run" / "split.csv"))
     scales = [f"attention {scale}" for scale in ("3-5-1", "5-7-1", "7-9-1")]
     assert [one["map"] for one in found["maps"]] == [*scales, "evidence"]
     as_is, *disturbed = found["responses"]
@@ -123,66 +126,68 @@ def test_maps_and_responses_are_measured_on_the_calibration_block_and_in_the_car
     assert f"| as is | {calibration} | {as_is['accuracy']:.3f} (" in card
 
 
-def test_what_a_quick_evaluation_leaves_out_is_not_in_it(desk: Path, tmp_path: Path) -> None:
-    shutil.copytree(desk / "run", tmp_path / "run")
-    said = _made("evaluate", tmp_path / "run", "--data", desk, "--quick")
+def test_what_a_quick_evaluation_leaves_out_is_not_in_it(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "run", tmp_path / "run")
+    said = _made("evaluate", tmp_path / "run", "--data", workspace, "--quick")
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (found["maps"], found["responses"]) == ([], []) and found["lesions"]
     assert "Maps" not in said and "disturbances" not in said
 
 
-def test_every_figure_of_the_card_is_explained_in_it(desk: Path) -> None:
-    card = (desk / "weights" / "MODEL_CARD.md").read_text()
+def test_every_figure_of_the_card_is_explained_in_it(workspace: Path) -> None:
+    card = (workspace / "weights" / "MODEL_CARD.md").read_text()
     explained = card.split("## Metrics")[1].split("##")[0]
     patterns = [name.replace("…", ".+") for name in re.findall("`(.+?)`", explained)]
-    for name in {metric.name for metric in read_manifest(desk / "weights" / "drawn.json").metrics if not metric.code}:
+    for name in {
+        metric.name for metric in read_manifest(workspace / "weights" / "drawn.json").metrics if not metric.code
+    }:
         assert any(re.fullmatch(pattern, name) for pattern in patterns), name
 
 
-def test_eighty_columns_break_no_word_and_no_interval(desk: Path) -> None:
+def test_eighty_columns_break_no_word_and_no_interval(workspace: Path) -> None:
     """Without a terminal, the width is 80 columns."""
-    said = (desk / "evaluate.log").read_text()
-    found = [m for m in read_manifest(desk / "weights" / "drawn.json").metrics if m.low is not None and m.n]
+    said = (workspace / "evaluate.log").read_text()
+    found = [m for m in read_manifest(workspace / "weights" / "drawn.json").metrics if m.low is not None and m.n]
     assert found
     for metric in found:
         assert f"({metric.low:.3f}–{metric.high:.3f})" in said, metric
     assert "balanced accuracy" in said or re.search(r"balanced .*\n *accuracy ", said)
 
 
-def test_weights_may_be_read_by_whoever_may_read_the_rest(desk: Path) -> None:
-    modes = {(desk / "run" / name).stat().st_mode for name in ("weights.safetensors", "config.toml", "fit.json")}
+def test_weights_may_be_read_by_whoever_may_read_the_rest(workspace: Path) -> None:
+    modes = {(workspace / "run" / name).stat().st_mode for name in ("weights.safetensors", "config.toml", "fit.json")}
     assert len(modes) == 1
 
 
-def test_the_split_list_beside_the_card_is_the_one_in_the_manifest(desk: Path) -> None:
-    manifest = read_manifest(desk / "weights" / "drawn.json")
-    assert sha256_of((desk / "weights" / "drawn.split.csv").read_text()) == manifest.split_sha256
+def test_the_split_list_beside_the_card_is_the_one_in_the_manifest(workspace: Path) -> None:
+    manifest = read_manifest(workspace / "weights" / "drawn.json")
+    assert sha256_of((workspace / "weights" / "drawn.split.csv").read_text()) == manifest.split_sha256
 
 
-def test_predictions_add_up_to_the_accuracy(desk: Path) -> None:
-    rows = _rows(desk / "run" / "predictions.csv")
-    manifest = read_manifest(desk / "weights" / "drawn.json")
+def test_predictions_add_up_to_the_accuracy(workspace: Path) -> None:
+    rows = _rows(workspace / "run" / "predictions.csv")
+    manifest = read_manifest(workspace / "weights" / "drawn.json")
     accuracy = next(m for m in manifest.metrics if m.name == "accuracy")
     assert accuracy.n == len(rows)
     assert sum(row["true"] == row["predicted"] for row in rows) / len(rows) == pytest.approx(accuracy.value)
 
 
-def test_the_artefact_answers_as_the_evaluation_did(desk: Path) -> None:
-    session = onnxruntime.InferenceSession(desk / "weights" / "drawn.onnx", providers=["CPUExecutionProvider"])
-    codes = read_manifest(desk / "weights" / "drawn.json").codes
-    for row in _rows(desk / "run" / "predictions.csv"):
-        image = decode((desk / "drawn" / row["true"] / row["file"]).read_bytes(), 64)
+def test_the_artefact_answers_as_the_evaluation_did(workspace: Path) -> None:
+    session = onnxruntime.InferenceSession(workspace / "weights" / "drawn.onnx", providers=["CPUExecutionProvider"])
+    codes = read_manifest(workspace / "weights" / "drawn.json").codes
+    for row in _rows(workspace / "run" / "predictions.csv"):
+        image = decode((workspace / "drawn" / row["true"] / row["file"]).read_bytes(), 64)
         probabilities = session.run([OUTPUTS[0]], {INPUT: image[None]})[0][0]
         assert codes[int(probabilities.argmax())] == row["predicted"]
         assert float(probabilities.max()) == pytest.approx(float(row["probability"]), abs=2e-4)
 
 
-def test_the_artefact_is_served(desk: Path) -> None:
+def test_the_artefact_is_served(workspace: Path) -> None:
     """End to end: draw, train, export, classify; the evidence maps sum to the logits."""
-    row = _rows(desk / "run" / "predictions.csv")[0]
-    manifest = read_manifest(desk / "weights" / "drawn.json")
-    picture = (desk / "drawn" / row["true"] / row["file"]).read_bytes()
-    with client(desk / "weights" / "drawn.onnx") as service:
+    row = _rows(workspace / "run" / "predictions.csv")[0]
+    manifest = read_manifest(workspace / "weights" / "drawn.json")
+    picture = (workspace / "drawn" / row["true"] / row["file"]).read_bytes()
+    with client(workspace / "weights" / "drawn.onnx") as service:
         query = {"maps": "evidence", "top_k": len(manifest.codes)}
         answer = service.post("/classify", params=query, files={"image": picture}).json()
     assert answer["prediction"]["code"] == row["predicted"]
@@ -195,25 +200,25 @@ def test_the_artefact_is_served(desk: Path) -> None:
         assert weights[code] / sum(weights.values()) == pytest.approx(probability, abs=1e-4)
 
 
-def test_the_graph_keeps_no_path_of_the_machine_that_made_it(desk: Path) -> None:
-    graph = (desk / "weights" / "drawn.onnx").read_bytes()
+def test_the_graph_keeps_no_path_of_the_machine_that_made_it(workspace: Path) -> None:
+    graph = (workspace / "weights" / "drawn.onnx").read_bytes()
     assert str(Path.cwd()).encode() not in graph
     assert b".py" not in graph
 
 
-def test_a_seed_repeats_the_weights(desk: Path, tmp_path: Path) -> None:
-    _made("fit", desk / "run.toml", "--data", desk, "--out", tmp_path / "again")
-    expected, weights = (folder / "weights.safetensors" for folder in (desk / "run", tmp_path / "again"))
+def test_a_seed_repeats_the_weights(workspace: Path, tmp_path: Path) -> None:
+    _made("fit", workspace / "run.toml", "--data", workspace, "--out", tmp_path / "again")
+    expected, weights = (folder / "weights.safetensors" for folder in (workspace / "run", tmp_path / "again"))
     assert weights.read_bytes() == expected.read_bytes()
     weights.unlink()  # as if interrupted after its last epoch: the averaged weights are written again
-    _made("fit", desk / "run.toml", "--data", desk, "--out", tmp_path / "again")
+    _made("fit", workspace / "run.toml", "--data", workspace, "--out", tmp_path / "again")
     assert weights.read_bytes() == expected.read_bytes()
 
 
-def test_an_interrupted_run_is_picked_up(desk: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_picked_up(workspace: Path, tmp_path: Path) -> None:
     config, run = tmp_path / "long.toml", tmp_path / "run"
     config.write_text(CONFIG.replace("epochs = 2", "epochs = 5"))
-    arguments = ("fit", config, "--data", desk, "--out", run)
+    arguments = ("fit", config, "--data", workspace, "--out", run)
     fitting = commands.start(*arguments, log=tmp_path / "log")
     checkpoint = run / "checkpoints" / "last.ckpt"
     while not checkpoint.exists():
@@ -232,10 +237,10 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_development_figures_come_without_a_test_picture(desk: Path, tmp_path: Path) -> None:
+def test_development_figures_come_without_a_test_picture(workspace: Path, tmp_path: Path) -> None:
     """The test pictures are damaged, so reading one would be reported."""
-    shutil.copytree(desk / "drawn", tmp_path / "drawn")
-    shutil.copytree(desk / "run", tmp_path / "run", ignore=shutil.ignore_patterns("cache"))
+    shutil.copytree(workspace / "drawn", tmp_path / "drawn")
+    shutil.copytree(workspace / "run", tmp_path / "run", ignore=shutil.ignore_patterns("cache"))
     blocks = {block: [] for block in ("train", "calibration", "test")}
     for row in _rows(tmp_path / "run" / "split.csv"):
         blocks[row["block"]].append(row)
@@ -253,14 +258,14 @@ def test_development_figures_come_without_a_test_picture(desk: Path, tmp_path: P
     assert {metric["n"] for metric in found if metric["name"] in ("accuracy", "ece")} == {len(blocks["calibration"])}
 
 
-def test_every_evaluation_on_the_test_block_is_recorded_and_in_the_card(desk: Path, tmp_path: Path) -> None:
-    shutil.copytree(desk / "run", tmp_path / "run")
+def test_every_evaluation_on_the_test_block_is_recorded_and_in_the_card(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "run", tmp_path / "run")
     (row,) = _rows(tmp_path / "run" / "evaluations.csv")
-    weights = hashlib.sha256((desk / "run" / "weights.safetensors").read_bytes()).hexdigest()
+    weights = hashlib.sha256((workspace / "run" / "weights.safetensors").read_bytes()).hexdigest()
     assert (row["weights_sha256"], row["pictures"]) == (weights, "9")
     assert datetime.fromisoformat(row["date"]).tzinfo == UTC
-    assert "| test block | measured once with these weights |" in (desk / "weights" / "MODEL_CARD.md").read_text()
-    _made("evaluate", tmp_path / "run", "--data", desk, "--quick")
+    assert "| test block | measured once with these weights |" in (workspace / "weights" / "MODEL_CARD.md").read_text()
+    _made("evaluate", tmp_path / "run", "--data", workspace, "--quick")
     rows = (tmp_path / "run" / "evaluations.csv").read_text()
     (tmp_path / "run" / "evaluations.csv").write_text(rows + f"{row['date']},{'0' * 64},9\n")
     _made("export", tmp_path / "run", "--out", tmp_path / "weights", "--allow-inert")
@@ -269,10 +274,10 @@ def test_every_evaluation_on_the_test_block_is_recorded_and_in_the_card(desk: Pa
     assert f"| test block | {stated} |" in card
 
 
-def test_a_finished_run_is_not_trained_twice(desk: Path) -> None:
-    before = (desk / "run" / "weights.safetensors").read_bytes()
-    assert "already trained" in _made("fit", desk / "run.toml", "--data", desk, "--out", desk / "run")
-    assert (desk / "run" / "weights.safetensors").read_bytes() == before
+def test_a_finished_run_is_not_trained_twice(workspace: Path) -> None:
+    before = (workspace / "run" / "weights.safetensors").read_bytes()
+    assert "already trained" in _made("fit", workspace / "run.toml", "--data", workspace, "--out", workspace / "run")
+    assert (workspace / "run" / "weights.safetensors").read_bytes() == before
 
 
 def _refusal(*arguments: str | Path) -> str:
@@ -282,18 +287,18 @@ def _refusal(*arguments: str | Path) -> str:
     return said
 
 
-def test_a_run_of_another_configuration_is_not_overwritten(desk: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_configuration_is_not_overwritten(workspace: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(CONFIG.replace("seed = 1", "seed = 2"))
-    assert "is another configuration" in _refusal("fit", other, "--data", desk, "--out", desk / "run")
+    assert "is another configuration" in _refusal("fit", other, "--data", workspace, "--out", workspace / "run")
 
 
-def test_other_pictures_than_those_of_the_run_are_not_measured(desk: Path, tmp_path: Path) -> None:
+def test_other_pictures_than_those_of_the_run_are_not_measured(workspace: Path, tmp_path: Path) -> None:
     """One more picture shifts the blocks: training pictures would be tested."""
     write_folder(tmp_path / "drawn", CODES, IMAGES_PER_CLASS + 1, size=64)
-    before = (desk / "run" / "evaluation.json").read_bytes()
-    assert "differs from the data of this run" in _refusal("evaluate", desk / "run", "--data", tmp_path)
-    assert (desk / "run" / "evaluation.json").read_bytes() == before
+    before = (workspace / "run" / "evaluation.json").read_bytes()
+    assert "differs from the data of this run" in _refusal("evaluate", workspace / "run", "--data", tmp_path)
+    assert (workspace / "run" / "evaluation.json").read_bytes() == before
 
 
 def test_too_few_pictures_for_a_block_are_found_before_training(tmp_path: Path) -> None:
@@ -314,12 +319,12 @@ def test_too_few_pictures_for_a_block_are_found_before_training(tmp_path: Path) 
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_line(
-    desk: Path, tmp_path: Path, change: tuple[str, str], says: str
+    workspace: Path, tmp_path: Path, change: tuple[str, str], says: str
 ) -> None:
     config = tmp_path / "off.toml"
     config.write_text(CONFIG.replace(*change))
-    assert says in _refusal("fit", config, "--data", desk, "--out", tmp_path / "run")
-    assert says in _refusal("data", config, "--data", desk)
+    assert says in _refusal("fit", config, "--data", workspace, "--out", tmp_path / "run")
+    assert says in _refusal("data", config, "--data", workspace)
 
 
 def test_steps_out_of_order_name_the_step_that_is_missing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A listener for orders as the tests meet it: a desk that takes them, lines to it, and a log that is watched."""
+"""A listener for orders as the tests meet it: a recorder that takes them, lines to it, and a log that is watched."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ GOOD = order(PID, SPM, ORC, OBR)
 ENHANCED = order(PID, SPM, ORC, OBR, f15="AL", f16="AL")
 
 
-class Desk:
+class OrderRecorder:
     """A laboratory that records its orders; without specimens, it can cancel none."""
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ def quiet() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def listening(desk: Desk, **settings: Any) -> AsyncIterator[OrderListener]:
+async def listening(recorder: OrderRecorder, **settings: Any) -> AsyncIterator[OrderListener]:
     told = {"hl7_listen": "127.0.0.1:0", "hl7_timeout_s": 20, **settings}
-    listener = OrderListener(LisSettings(**told), desk.take, desk.metrics)
+    listener = OrderListener(LisSettings(**told), recorder.take, recorder.metrics)
     with quiet():
         listener.bind()
         serving = asyncio.create_task(listener.serve())

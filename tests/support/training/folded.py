@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import commands
-from desk import Desk
+from workspace import Workspace
 
 FOLD = """
 [fit]
@@ -28,15 +28,15 @@ class Folded:
     unreadable = "EOS_00002.jpg"
 
     def __init__(self, folder: Path) -> None:
-        self.data, self.desk = folder, Desk(folder)
+        self.data, self.workspace = folder, Workspace(folder)
         (folder / "drawn" / "EOS" / self.unreadable).write_bytes(b"not a picture")
         self.runs = [folder / "runs" / name for name in ("fold-0", "fold-1")]
         self.second, self.pooled = folder / "runs" / "second", folder / "pool"
-        self.desk.write("fold-0", FOLD)
-        self.desk.write("fold-1", FOLD, ("fold = 0", "fold = 1"))
-        self.desk.write("second", FOLD, ("seed = 3", "seed = 4"))
+        self.workspace.write("fold-0", FOLD)
+        self.workspace.write("fold-1", FOLD, ("fold = 0", "fold = 1"))
+        self.workspace.write("second", FOLD, ("seed = 3", "seed = 4"))
         for run in (*self.runs, self.second):
-            self.desk.fit(run.name, run.name)
+            self.workspace.fit(run.name, run.name)
             self.made("evaluate", run, "--data", folder, *(["--quick"] if run != self.runs[0] else []))
         self.made("pool", *self.runs, "--out", self.pooled)
 

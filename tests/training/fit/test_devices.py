@@ -5,7 +5,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from desk import Desk
+from workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -31,11 +31,11 @@ def _free_port() -> int:
 
 @pytest.mark.parametrize(("precision", "parts"), [("32-true", 1), ("bf16-mixed", 2)])
 def test_two_devices_learn_what_one_does_in_twice_as_many_parts(tmp_path: Path, precision: str, parts: int) -> None:
-    desk = Desk(tmp_path)
-    desk.write("random", RANDOM.replace("PRECISION", precision))
-    desk.fit("random", "parts", "--accumulate", str(2 * parts))
+    workspace = Workspace(tmp_path)
+    workspace.write("random", RANDOM.replace("PRECISION", precision))
+    workspace.fit("random", "parts", "--accumulate", str(2 * parts))
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    command = [*desk.arguments("random", "two"), "--devices", "2", "--accumulate", str(parts)]
+    command = [*workspace.arguments("random", "two"), "--devices", "2", "--accumulate", str(parts)]
     first = commands.start(*command, log=tmp_path / "first.log", LOCAL_RANK="0", **there)
     while not (tmp_path / "runs" / "two" / "unreadable.csv").exists():  # after Lightning has started the other process
         first.join(0.01)
@@ -46,6 +46,6 @@ def test_two_devices_learn_what_one_does_in_twice_as_many_parts(tmp_path: Path, 
     assert (first.exitcode, other.exitcode) == (0, 0), (tmp_path / "first.log").read_text()
     assert (tmp_path / "other.log").read_text() == ""
 
-    alone, together = desk.learned("parts"), desk.learned("two")
+    alone, together = workspace.learned("parts"), workspace.learned("two")
     assert alone.norm() > 0.1
     assert (alone - together).norm() < 0.02 * alone.norm()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from desk import Desk
+from workspace import Workspace
 
 from training.fit.dataloader_timing import EPOCH, NEXT_BATCH, DataLoaderTimer
 
@@ -45,37 +45,37 @@ def test_a_step_of_two_batches_does_not_reach_into_the_next_epoch() -> None:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    desk = Desk(tmp_path_factory.mktemp("desk"))
-    desk.write("plain", CONFIG)
-    return desk
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    workspace.write("plain", CONFIG)
+    return workspace
 
 
-def _fed(desk: Desk, log: Path, *options: str) -> tuple[int, str]:
-    command = ("feed", desk.folder / "plain.toml", "--data", desk.folder, *options)
+def _fed(workspace: Workspace, log: Path, *options: str) -> tuple[int, str]:
+    command = ("feed", workspace.folder / "plain.toml", "--data", workspace.folder, *options)
     return commands.run(*command, log=log), log.read_text()
 
 
 @pytest.mark.parametrize("options", [(), ("--cold", "--accumulate", "2")])
-def test_the_command_says_how_much(desk: Desk, tmp_path: Path, options: tuple[str, ...]) -> None:
-    code, said = _fed(desk, tmp_path / "log", "--steps", "9", "--cache", str(desk.folder / "cache"), *options)
+def test_the_command_says_how_much(workspace: Workspace, tmp_path: Path, options: tuple[str, ...]) -> None:
+    code, said = _fed(workspace, tmp_path / "log", "--steps", "9", "--cache", str(workspace.folder / "cache"), *options)
     assert code == 0, said
     assert "drawn: 4 steps of 8 pictures" in said  # of nine, without two warm-up steps and the last of each epoch
     (share,) = [line for line in said.splitlines() if "share of all steps" in line]
     assert 0 <= float(share.split()[-1].removesuffix("%")) <= 100
     assert ("from disk" in said) is ("--cold" in options)
-    assert not list(desk.folder.glob("runs/*"))
+    assert not list(workspace.folder.glob("runs/*"))
 
 
-def test_where_nothing_is_left_to_measure_that_is_said(desk: Desk, tmp_path: Path) -> None:
-    code, said = _fed(desk, tmp_path / "log", "--steps", "3")
+def test_where_nothing_is_left_to_measure_that_is_said(workspace: Workspace, tmp_path: Path) -> None:
+    code, said = _fed(workspace, tmp_path / "log", "--steps", "3")
     assert code == 2
     assert "no step to measure" in said
 
 
-def test_the_curves_say_it_of_every_epoch(desk: Desk) -> None:
-    desk.fit("plain", "curves")
-    told = [(int(row["epoch"]), float(row["waiting"])) for row in desk.rows("curves") if row["waiting"]]
+def test_the_curves_say_it_of_every_epoch(workspace: Workspace) -> None:
+    workspace.fit("plain", "curves")
+    told = [(int(row["epoch"]), float(row["waiting"])) for row in workspace.rows("curves") if row["waiting"]]
     assert [epoch for epoch, _ in told] == [0, 1, 2]
     assert all(0 <= share <= 1 for _, share in told)
     assert all(one != other for (_, one), (_, other) in pairwise(told))  # each epoch has its own steps

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from desk import Desk
 from safetensors.torch import load_file
+from workspace import Workspace
 
 from stress.training.drawn_config import DRAWN_CONFIG
 from training.config import FitConfig, ModelConfig
@@ -23,17 +23,17 @@ BACKBONE = "resnet10t"  # the smallest ResNet of timm
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    desk = Desk(tmp_path_factory.mktemp("desk"))
-    desk.write("short", SHORT)
-    return desk
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    workspace.write("short", SHORT)
+    return workspace
 
 
-def test_frozen_parts_and_their_statistics_stay_as_they_were(desk: Desk) -> None:
-    desk.fit("short", "first")
-    init = ("--init", str(desk.folder / "runs" / "first"), "--set", "seed=4")
-    desk.fit("short", "frozen", *init, "--set", "fit.freeze=['stages.0', 'stages.1']")
-    before, after = (load_file(desk.folder / "runs" / run / "weights.safetensors") for run in ("first", "frozen"))
+def test_frozen_parts_and_their_statistics_stay_as_they_were(workspace: Workspace) -> None:
+    workspace.fit("short", "first")
+    init = ("--init", str(workspace.folder / "runs" / "first"), "--set", "seed=4")
+    workspace.fit("short", "frozen", *init, "--set", "fit.freeze=['stages.0', 'stages.1']")
+    before, after = (load_file(workspace.folder / "runs" / run / "weights.safetensors") for run in ("first", "frozen"))
     for name, tensor in before.items():
         frozen = name.startswith(("stages.0.", "stages.1."))
         if frozen:
@@ -109,24 +109,24 @@ def test_a_backbone_that_cannot_be_used_is_refused_before_a_picture_is_read(name
 
 
 @pytest.mark.slow
-def test_a_backbone_of_timm_is_trained_evaluated_and_exported(desk: Desk) -> None:
-    desk.fit("short", "timm", "--set", f"model.variant=timm:{BACKBONE}", "--set", "fit.freeze=['*']")
-    run, log = desk.folder / "runs" / "timm", desk.folder / "timm-evaluate.log"
-    assert commands.run("evaluate", run, "--data", desk.folder, "--quick", log=log) == 0, log.read_text()
-    out = desk.folder / "timm-weights"
+def test_a_backbone_of_timm_is_trained_evaluated_and_exported(workspace: Workspace) -> None:
+    workspace.fit("short", "timm", "--set", f"model.variant=timm:{BACKBONE}", "--set", "fit.freeze=['*']")
+    run, log = workspace.folder / "runs" / "timm", workspace.folder / "timm-evaluate.log"
+    assert commands.run("evaluate", run, "--data", workspace.folder, "--quick", log=log) == 0, log.read_text()
+    out = workspace.folder / "timm-weights"
     assert commands.run("export", run, "--out", out, log=log) == 0, log.read_text()
     assert f'"variant": "timm:{BACKBONE}"' in (out / "drawn.json").read_text()
 
 
-def test_the_learning_rate_finder_suggests_a_rate_and_keeps_nothing(desk: Desk) -> None:
-    log = desk.folder / "find.log"
-    before = sorted(desk.folder.rglob("*"))
-    arguments = ("find-lr", desk.folder / "short.toml", "--data", desk.folder, "--steps", "30")
+def test_the_learning_rate_finder_suggests_a_rate_and_keeps_nothing(workspace: Workspace) -> None:
+    log = workspace.folder / "find.log"
+    before = sorted(workspace.folder.rglob("*"))
+    arguments = ("find-lr", workspace.folder / "short.toml", "--data", workspace.folder, "--steps", "30")
     assert commands.run(*arguments, log=log) == 0, log.read_text()
     said = log.read_text()
     rate = float(said.partition("falls fastest at ")[2].partition(":")[0])
     assert 1e-6 < rate < 1
-    assert [path for path in sorted(desk.folder.rglob("*")) if path != log] == before
+    assert [path for path in sorted(workspace.folder.rglob("*")) if path != log] == before
 
 
 def test_the_suggested_rate_is_on_the_way_to_the_least_loss() -> None:
@@ -146,15 +146,15 @@ def test_the_suggested_rate_is_on_the_way_to_the_least_loss() -> None:
         finder.finding()
 
 
-def test_out_of_memory_is_one_line_that_names_what_to_change(desk: Desk) -> None:
+def test_out_of_memory_is_one_line_that_names_what_to_change(workspace: Workspace) -> None:
     """The address space of the process ends 1 GB above what it needs to start."""
-    (desk.folder / "large.toml").write_text(
+    (workspace.folder / "large.toml").write_text(
         DRAWN_CONFIG.replace("input_size = 32", "input_size = 512").replace("micro", "van_b3") + SHORT
     )
-    log = desk.folder / "memory.log"
-    run = desk.folder / "runs" / "memory"
+    log = workspace.folder / "memory.log"
+    run = workspace.folder / "runs" / "memory"
     code = commands.run_within_memory(
-        2_000_000_000, "fit", desk.folder / "large.toml", "--data", desk.folder, "--out", run, log=log
+        2_000_000_000, "fit", workspace.folder / "large.toml", "--data", workspace.folder, "--out", run, log=log
     )
     said = log.read_text()
     assert code == 2, said
@@ -163,13 +163,13 @@ def test_out_of_memory_is_one_line_that_names_what_to_change(desk: Desk) -> None
     assert "fit.batch_size (now 16)" in said
 
 
-def test_out_of_memory_ends_the_learning_rate_finder_with_the_same_line(desk: Desk) -> None:
-    (desk.folder / "vast.toml").write_text(
+def test_out_of_memory_ends_the_learning_rate_finder_with_the_same_line(workspace: Workspace) -> None:
+    (workspace.folder / "vast.toml").write_text(
         DRAWN_CONFIG.replace("input_size = 32", "input_size = 512").replace("micro", "van_b3") + SHORT
     )
-    log = desk.folder / "find-memory.log"
+    log = workspace.folder / "find-memory.log"
     code = commands.run_within_memory(
-        2_000_000_000, "find-lr", desk.folder / "vast.toml", "--data", desk.folder, log=log
+        2_000_000_000, "find-lr", workspace.folder / "vast.toml", "--data", workspace.folder, log=log
     )
     assert code == 2, log.read_text()
     assert "out of memory with 16 pictures at once" in log.read_text()

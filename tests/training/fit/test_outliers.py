@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from desk import Desk
 from scipy.special import softmax
+from workspace import Workspace
 
 from stress.training.drawn_config import DRAWN_CONFIG
 from training.config import ConfigError, read_config
@@ -19,40 +19,40 @@ EXPOSED = ("--set", "data.outliers=['others']", "--set", "fit.outlier_weight=2.0
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    desk = Desk(tmp_path_factory.mktemp("desk"))
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     for folder in ("others", "unseen"):
-        write_folder(desk.folder / folder, ("EBO",), 12, size=48, first_seed=1000 * len(folder))
-    desk.write("short", SHORT)
-    return desk
+        write_folder(workspace.folder / folder, ("EBO",), 12, size=48, first_seed=1000 * len(folder))
+    workspace.write("short", SHORT)
+    return workspace
 
 
-def probability_of_unseen(desk: Desk, run: str) -> float:
+def probability_of_unseen(workspace: Workspace, run: str) -> float:
     """Mean probability of the predicted class on pictures that no run has seen."""
-    folder = RunFolder(desk.folder / "runs" / run)
+    folder = RunFolder(workspace.folder / "runs" / run)
     config = folder.config()
-    logits = score(load_network(config, folder.weights_file()), config, decode_folder(desk.folder / "unseen", 32))
+    logits = score(load_network(config, folder.weights_file()), config, decode_folder(workspace.folder / "unseen", 32))
     return float(softmax(logits, axis=1).max(axis=1).mean())
 
 
-def test_a_network_is_less_sure_of_what_it_was_exposed_to_and_learns_its_classes(desk: Desk) -> None:
-    desk.fit("short", "plain")
-    desk.fit("short", "exposed", *EXPOSED)
-    assert probability_of_unseen(desk, "exposed") < probability_of_unseen(desk, "plain") - 0.1
-    last = max(desk.curves("exposed")["train_accuracy"])
-    assert desk.curves("exposed")["train_accuracy"][last] > 0.6
+def test_a_network_is_less_sure_of_what_it_was_exposed_to_and_learns_its_classes(workspace: Workspace) -> None:
+    workspace.fit("short", "plain")
+    workspace.fit("short", "exposed", *EXPOSED)
+    assert probability_of_unseen(workspace, "exposed") < probability_of_unseen(workspace, "plain") - 0.1
+    last = max(workspace.curves("exposed")["train_accuracy"])
+    assert workspace.curves("exposed")["train_accuracy"][last] > 0.6
 
 
-def test_the_split_in_manifest_and_card_names_the_outliers(desk: Desk) -> None:
-    config = read_config(desk.folder / "short.toml")
+def test_the_split_in_manifest_and_card_names_the_outliers(workspace: Workspace) -> None:
+    config = read_config(workspace.folder / "short.toml")
     exposed = config.data.model_copy(update={"outliers": (Path("others"),)})
     assert describe_split(exposed).endswith("; outlier exposure to pictures of no class: others")
     assert "outlier" not in describe_split(config.data)
 
 
-def test_a_folder_without_pictures_stops_the_training(desk: Desk) -> None:
+def test_a_folder_without_pictures_stops_the_training(workspace: Workspace) -> None:
     with pytest.raises(AssertionError, match=r"nowhere: no readable pictures \(data.outliers\)"):
-        desk.fit("short", "nowhere", "--set", "data.outliers=['nowhere']")
+        workspace.fit("short", "nowhere", "--set", "data.outliers=['nowhere']")
 
 
 @pytest.mark.parametrize("measured", ["others", "others/EBO", "."])

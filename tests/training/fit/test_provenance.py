@@ -5,7 +5,7 @@ from pathlib import Path
 import commands
 import onnx
 import pytest
-from desk import Desk
+from workspace import Workspace
 
 from model.contract import Manifest, read_manifest
 from training.fit.pretrained import less_restrictive
@@ -22,13 +22,13 @@ class Transfer:
     """`first`, exported, and `second`, initialised from its artefact and exported after that was deleted."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.desk = folder, Desk(folder)
-        self.desk.write("first", FIT, *FIRST)
-        self.desk.write("second", FIT)
+        self.folder, self.workspace = folder, Workspace(folder)
+        self.workspace.write("first", FIT, *FIRST)
+        self.workspace.write("second", FIT)
         self.artefact = folder / "weights" / "first" / "first.onnx"
-        self.desk.fit("first", "first")
+        self.workspace.fit("first", "first")
         self.exported("first")
-        self.desk.fit("second", "second", "--init", str(self.artefact))
+        self.workspace.fit("second", "second", "--init", str(self.artefact))
         self.sha256 = read_manifest(self.artefact.with_suffix(".json")).sha256
         hidden = self.artefact.rename(self.artefact.with_suffix(".away"))
         self.exported("second")
@@ -58,13 +58,13 @@ def transfer(tmp_path_factory: pytest.TempPathFactory) -> Transfer:
 def test_manifest_and_card_name_what_it_began_with(transfer: Transfer) -> None:
     named = f"Initialised from first 0.0.1 (sha256 {transfer.sha256}); licence: CC BY 4.0."
     assert transfer.manifest().attribution == ("drawn by training/drawn/painter.py", named)
-    assert named in transfer.card() and named in transfer.desk.said("second")
+    assert named in transfer.card() and named in transfer.workspace.said("second")
 
 
 @pytest.mark.slow
 def test_a_laxer_licence_is_complained_of(transfer: Transfer) -> None:
     said = "card.licence 'CC0' is less restrictive than the pretrained weights' (CC BY 4.0)"
-    assert transfer.desk.said("second").count(said) == 2  # at the training and at the export
+    assert transfer.workspace.said("second").count(said) == 2  # at the training and at the export
 
 
 @pytest.mark.slow
@@ -76,16 +76,16 @@ def test_the_same_split_leaks_nothing_and_the_limits_of_that_are_said(transfer: 
 
 @pytest.mark.slow
 def test_another_split_leaks_and_says_how_much(transfer: Transfer) -> None:
-    transfer.desk.write("leaks", FIT + OTHER_SPLIT)
+    transfer.workspace.write("leaks", FIT + OTHER_SPLIT)
     run = transfer.folder / "runs" / "first"
-    transfer.desk.fit("leaks", "leaks", "--init", str(run), "--steps", "1")
+    transfer.workspace.fit("leaks", "leaks", "--init", str(run), "--steps", "1")
     rows = [(run.parent / name / "split.csv").read_text().splitlines() for name in ("first", "leaks")]
     learned, tested = (
         {row.rpartition(",")[2] for row in of if row.startswith(blocks)}
         for of, blocks in zip(rows, (("train", "calibration"), "test"), strict=True)
     )
     assert len(learned & tested) > 0
-    assert f"trained on {len(learned & tested)} of the {len(tested)} test pictures" in transfer.desk.said("leaks")
+    assert f"trained on {len(learned & tested)} of the {len(tested)} test pictures" in transfer.workspace.said("leaks")
 
 
 @pytest.mark.slow
@@ -123,17 +123,17 @@ def _advice() -> str:
 
 
 def test_what_does_not_fit_is_said_at_once_before_a_picture_is_read_and_leaves_the_folder_free(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
+    workspace = Workspace(tmp_path)
     other = (('folder = "drawn"', 'folder = "not there"'), ('variant = "micro"', 'variant = "resnet18"'))
-    desk.write("misfit", FIT, *other)
-    arguments = desk.arguments("misfit", "misfit")
+    workspace.write("misfit", FIT, *other)
+    arguments = workspace.arguments("misfit", "misfit")
     assert commands.run(*arguments, "--init", str(BUNDLED), log=tmp_path / "misfit.log") == 2
-    assert _advice() in desk.said("misfit") and "not there" not in desk.said("misfit")
-    desk.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
-    assert commands.run(*desk.arguments("misfit", "misfit"), log=tmp_path / "misfit.log") == 2
-    assert "are fewer than fit.batch_size 64" in desk.said("misfit")
-    desk.write("misfit", FIT)  # not trained yet: another configuration may use the folder
-    desk.fit("misfit", "misfit", "--steps", "1")
+    assert _advice() in workspace.said("misfit") and "not there" not in workspace.said("misfit")
+    workspace.write("misfit", FIT.replace("batch_size = 8", "batch_size = 64"))
+    assert commands.run(*workspace.arguments("misfit", "misfit"), log=tmp_path / "misfit.log") == 2
+    assert "are fewer than fit.batch_size 64" in workspace.said("misfit")
+    workspace.write("misfit", FIT)  # not trained yet: another configuration may use the folder
+    workspace.fit("misfit", "misfit", "--steps", "1")
 
 
 @pytest.mark.parametrize(

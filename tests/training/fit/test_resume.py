@@ -7,7 +7,7 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 import torch
-from desk import Desk
+from workspace import Workspace
 
 from training.drawn.painter import write_folder
 
@@ -52,30 +52,30 @@ imbalance = "logit_adjustment"
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    desk = Desk(tmp_path_factory.mktemp("desk"))
-    desk.write("teacher", TEACHER)
-    write_folder(desk.folder / "others", ("PMO",), 5, size=48)
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    workspace.write("teacher", TEACHER)
+    write_folder(workspace.folder / "others", ("PMO",), 5, size=48)
     exposed = ("[data]", '[data]\noutliers = ["others"]')
-    desk.write("student", STUDENT, ("input_size = 32", "input_size = 64"), exposed)
-    desk.write("watching", WATCHING)
-    desk.fit("teacher", "teacher")
-    return desk
+    workspace.write("student", STUDENT, ("input_size = 32", "input_size = 64"), exposed)
+    workspace.write("watching", WATCHING)
+    workspace.fit("teacher", "teacher")
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def unbroken(desk: Desk) -> bytes:
-    desk.fit("student", "unbroken")
-    return desk.weights("unbroken")
+def unbroken(workspace: Workspace) -> bytes:
+    workspace.fit("student", "unbroken")
+    return workspace.weights("unbroken")
 
 
 def test_every_epoch_has_its_loss_and_its_accuracy_on_what_it_learns_and_on_what_it_is_watched_on(
-    desk: Desk, unbroken: bytes
+    workspace: Workspace, unbroken: bytes
 ) -> None:
     """Also with mixup, where a picture counts for the class with the larger share."""
     assert unbroken
     for name in ("train_loss", "train_accuracy", "calibration_loss", "calibration_accuracy"):
-        values = {int(row["epoch"]): float(row[name]) for row in desk.rows("unbroken") if row[name]}
+        values = {int(row["epoch"]): float(row[name]) for row in workspace.rows("unbroken") if row[name]}
         assert set(values) == set(range(5)), name
         assert all(value >= 0 and (value <= 1 or "loss" in name) for value in values.values()), name
 
@@ -88,9 +88,9 @@ def _when(happened: Callable[[], bool], fitting: BaseProcess) -> None:
 
 
 @pytest.mark.slow
-def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbroken: bytes) -> None:
-    fitting = desk.start("student", "killed", "--checkpoint-every", "1")
-    checkpoint = desk.checkpoint("killed")
+def test_killed_within_an_epoch_while_a_checkpoint_is_written(workspace: Workspace, unbroken: bytes) -> None:
+    fitting = workspace.start("student", "killed", "--checkpoint-every", "1")
+    checkpoint = workspace.checkpoint("killed")
     _when(checkpoint.exists, fitting)
     _when(checkpoint.with_name(f".{checkpoint.name}.unfinished").exists, fitting)
     fitting.kill()
@@ -98,76 +98,76 @@ def test_killed_within_an_epoch_while_a_checkpoint_is_written(desk: Desk, unbrok
     assert fitting.exitcode == -signal.SIGKILL
     state = torch.load(checkpoint, weights_only=True)  # complete, even if it was being replaced
     assert 0 < state["global_step"] < 25
-    desk.fit("student", "killed")
-    assert desk.weights("killed") == unbroken
-    assert desk.curves("killed") == desk.curves("unbroken")  # of the whole epoch, also of the interrupted one
+    workspace.fit("student", "killed")
+    assert workspace.weights("killed") == unbroken
+    assert workspace.curves("killed") == workspace.curves("unbroken")  # of the whole epoch, also of the interrupted one
 
 
 @pytest.mark.slow
-def test_killed_between_two_checkpoints(desk: Desk, unbroken: bytes) -> None:
-    fitting = desk.start("student", "killed late")
-    _when(desk.checkpoint("killed late").exists, fitting)
+def test_killed_between_two_checkpoints(workspace: Workspace, unbroken: bytes) -> None:
+    fitting = workspace.start("student", "killed late")
+    _when(workspace.checkpoint("killed late").exists, fitting)
     fitting.kill()
     fitting.join()
-    desk.fit("student", "killed late")
-    assert desk.weights("killed late") == unbroken
+    workspace.fit("student", "killed late")
+    assert workspace.weights("killed late") == unbroken
 
 
-def test_told_to_stop_it_ends_the_step_and_says_how_to_go_on(desk: Desk, unbroken: bytes) -> None:
-    checkpoint, seen = desk.checkpoint("told"), 0
+def test_told_to_stop_it_ends_the_step_and_says_how_to_go_on(workspace: Workspace, unbroken: bytes) -> None:
+    checkpoint, seen = workspace.checkpoint("told"), 0
     for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        fitting = desk.start("student", "told")
+        fitting = workspace.start("student", "told")
         _when(lambda seen=seen: checkpoint.exists() and checkpoint.stat().st_mtime_ns != seen, fitting)
         os.kill(fitting.pid, signum)
         fitting.join()
         seen = checkpoint.stat().st_mtime_ns
         assert fitting.exitcode == code
-    assert desk.said("told").count("run the same command to resume") == 2
-    assert "Traceback" not in desk.said("told")
-    desk.fit("student", "told")
-    assert desk.weights("told") == unbroken
+    assert workspace.said("told").count("run the same command to resume") == 2
+    assert "Traceback" not in workspace.said("told")
+    workspace.fit("student", "told")
+    assert workspace.weights("told") == unbroken
 
 
 @pytest.mark.slow
-def test_stopped_after_so_many_steps_and_picked_up(desk: Desk) -> None:
+def test_stopped_after_so_many_steps_and_picked_up(workspace: Workspace) -> None:
     """With two accumulation steps."""
-    desk.fit("student", "whole", "--accumulate", "2")
-    desk.fit("student", "part", "--accumulate", "2", "--steps", "3")
-    assert "stopped in epoch 0 after step 3" in desk.said("part")
-    desk.fit("student", "part", "--accumulate", "2", "--steps", "8")
-    assert "stopped in epoch 1 after step 8" in desk.said("part")
-    desk.fit("student", "part", "--accumulate", "2")
-    assert desk.weights("part") == desk.weights("whole")
+    workspace.fit("student", "whole", "--accumulate", "2")
+    workspace.fit("student", "part", "--accumulate", "2", "--steps", "3")
+    assert "stopped in epoch 0 after step 3" in workspace.said("part")
+    workspace.fit("student", "part", "--accumulate", "2", "--steps", "8")
+    assert "stopped in epoch 1 after step 8" in workspace.said("part")
+    workspace.fit("student", "part", "--accumulate", "2")
+    assert workspace.weights("part") == workspace.weights("whole")
 
 
 @pytest.mark.slow
-def test_plateau_early_stop_and_best_epoch_are_as_if_nothing_had_happened(desk: Desk) -> None:
-    desk.fit("watching", "watched")
-    rows = desk.rows("watched")
+def test_plateau_early_stop_and_best_epoch_are_as_if_nothing_had_happened(workspace: Workspace) -> None:
+    workspace.fit("watching", "watched")
+    rows = workspace.rows("watched")
     losses = {int(row["epoch"]): float(row["calibration_loss"]) for row in rows if row["calibration_loss"]}
     rates = [float(row["lr-Adam/pg1"]) for row in rows if row["lr-Adam/pg1"]]
     best = min(losses, key=losses.__getitem__)
     assert len(losses) < 12 and max(losses) == best + 2  # early stopping, two epochs after the best
     assert rates[0] == 0.02 and rates[-1] < 0.02  # reduced at the plateau
-    state = torch.load(desk.checkpoint("watched").with_name("best.ckpt"), weights_only=True)
+    state = torch.load(workspace.checkpoint("watched").with_name("best.ckpt"), weights_only=True)
     assert state["epoch"] == best
     # Names in the file: a checkpoint whose names are unknown would be resumed without its state.
     stopping = "Stopping{'monitor': 'calibration_loss', 'mode': 'min'}"
     assert {"Averaging", "Checkpoints", stopping} <= state["callbacks"].keys()
     assert state["learned"].shape == (1, 3)
 
-    folder, moved = desk.folder / "runs" / "resumed", desk.folder / "runs" / "moved"
+    folder, moved = workspace.folder / "runs" / "resumed", workspace.folder / "runs" / "moved"
     for epoch in (
         1,
         best + 1,
         max(losses),
     ):  # two steps an epoch: stopped in the first, after the best, in the last but one
-        desk.fit("watching", "resumed", "--steps", str(2 * epoch))
+        workspace.fit("watching", "resumed", "--steps", str(2 * epoch))
     folder.rename(moved)
-    desk.fit("watching", "moved")
-    assert desk.weights("moved") == desk.weights("watched")
+    workspace.fit("watching", "moved")
+    assert workspace.weights("moved") == workspace.weights("watched")
     (
         moved / "weights.safetensors"
     ).unlink()  # as if killed before the weights were written: the decision to stop is kept
-    desk.fit("watching", "moved")
-    assert desk.weights("moved") == desk.weights("watched")
+    workspace.fit("watching", "moved")
+    assert workspace.weights("moved") == workspace.weights("watched")

@@ -11,9 +11,9 @@ from pathlib import Path
 import commands
 import pytest
 import torch
-from desk import Desk
 from hypothesis import given
 from hypothesis import strategies as st
+from workspace import Workspace
 
 from stress.training.torchrun import free_port, machines
 from training.process import Process
@@ -36,64 +36,66 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Cells in two tar shards, alternating."""
-    desk = Desk(tmp_path_factory.mktemp("desk"))
-    shards = [tarfile.open(desk.folder / f"drawn-{at}.tar", "w") for at in range(2)]
-    for at, picture in enumerate(sorted((desk.folder / "drawn").rglob("*.jpg"))):
-        shards[at % 2].add(picture, picture.relative_to(desk.folder / "drawn"))
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    shards = [tarfile.open(workspace.folder / f"drawn-{at}.tar", "w") for at in range(2)]
+    for at, picture in enumerate(sorted((workspace.folder / "drawn").rglob("*.jpg"))):
+        shards[at % 2].add(picture, picture.relative_to(workspace.folder / "drawn"))
     for shard in shards:
         shard.close()
-    desk.write("random", RANDOM, ('folder = "drawn"', 'shards = "drawn-*.tar"'))
-    return desk
+    workspace.write("random", RANDOM, ('folder = "drawn"', 'shards = "drawn-*.tar"'))
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def unbroken(desk: Desk) -> list[Path]:
+def unbroken(workspace: Workspace) -> list[Path]:
     """Run folders of two machines with one process each and separate disks; rank 0 may be on either."""
     runs = [f"machine {at}" for at in range(2)]
     with machines(
-        2, 1, lambda at: desk.arguments("random", runs[at]), lambda at: desk.folder / f"{runs[at]}.log"
+        2, 1, lambda at: workspace.arguments("random", runs[at]), lambda at: workspace.folder / f"{runs[at]}.log"
     ) as agents:
         codes = [agent.popen.wait() for agent in agents]
-    assert codes == [0, 0], [desk.said(run) for run in runs]
-    folders = [desk.folder / "runs" / run for run in runs]
+    assert codes == [0, 0], [workspace.said(run) for run in runs]
+    folders = [workspace.folder / "runs" / run for run in runs]
     return sorted(folders, key=lambda folder: not (folder / "weights.safetensors").exists())
 
 
-def _train_losses(desk: Desk, run: str) -> list[float]:
-    losses = desk.curves(run)["train_loss"]
+def _train_losses(workspace: Workspace, run: str) -> list[float]:
+    losses = workspace.curves(run)["train_loss"]
     assert sorted(losses) == list(range(5))
     return [losses[epoch] for epoch in range(5)]
 
 
 @pytest.mark.slow
-def test_two_machines_learn_what_one_process_does(desk: Desk, unbroken: list[Path]) -> None:
+def test_two_machines_learn_what_one_process_does(workspace: Workspace, unbroken: list[Path]) -> None:
     """Equal but for rounding with as many accumulation steps; nearly equal with whole batches (BatchNorm differs)."""
-    desk.fit("random", "parts", "--accumulate", "2")
-    desk.fit("random", "at once")
-    together = _train_losses(desk, unbroken[0].name)
-    assert together == pytest.approx(_train_losses(desk, "parts"), rel=1e-4)
-    assert together == pytest.approx(_train_losses(desk, "at once"), rel=0.05)
+    workspace.fit("random", "parts", "--accumulate", "2")
+    workspace.fit("random", "at once")
+    together = _train_losses(workspace, unbroken[0].name)
+    assert together == pytest.approx(_train_losses(workspace, "parts"), rel=1e-4)
+    assert together == pytest.approx(_train_losses(workspace, "at once"), rel=0.05)
     assert together[-1] < together[0] - 0.1  # the weights changed
-    parts, two = desk.learned("parts"), desk.learned(unbroken[0].name)
+    parts, two = workspace.learned("parts"), workspace.learned(unbroken[0].name)
     assert (parts - two).norm() < 0.02 * parts.norm()
 
 
 @pytest.mark.slow
-def test_one_machine_alone_writes_and_speaks(desk: Desk, unbroken: list[Path]) -> None:
+def test_one_machine_alone_writes_and_speaks(workspace: Workspace, unbroken: list[Path]) -> None:
     first, other = unbroken
     assert [entry.name for entry in other.iterdir()] == ["cache"]
-    assert "trained weights" in desk.said(first.name)
-    assert "trained weights" not in desk.said(other.name)
-    assert "Warning" not in desk.said(first.name)
+    assert "trained weights" in workspace.said(first.name)
+    assert "trained weights" not in workspace.said(other.name)
+    assert "Warning" not in workspace.said(first.name)
 
 
 @pytest.mark.slow
-def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Desk, unbroken: list[Path]) -> None:
+def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(
+    workspace: Workspace, unbroken: list[Path]
+) -> None:
     """SIGTERM on one of two machines, as on preemption; then SIGKILL of one of two processes on one machine."""
-    arguments = [*desk.arguments("random", "broken"), "--checkpoint-every", "1"]
-    checkpoint, log = desk.checkpoint("broken"), desk.folder / "broken.log"
+    arguments = [*workspace.arguments("random", "broken"), "--checkpoint-every", "1"]
+    checkpoint, log = workspace.checkpoint("broken"), workspace.folder / "broken.log"
     with machines(2, 1, lambda _: arguments, lambda _: log) as agents:
         agents[0].wait_until(checkpoint.exists)
         agents[1].popen.send_signal(signal.SIGTERM)
@@ -115,8 +117,8 @@ def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(desk: Des
 
     with machines(1, 2, lambda _: arguments, lambda _: log) as (agent,):
         assert agent.popen.wait() == 0, log.read_text()
-    assert desk.weights("broken") == (unbroken[0] / "weights.safetensors").read_bytes()
-    assert desk.curves("broken") == desk.curves(unbroken[0].name)
+    assert workspace.weights("broken") == (unbroken[0] / "weights.safetensors").read_bytes()
+    assert workspace.curves("broken") == workspace.curves(unbroken[0].name)
 
 
 #: Two connected processes; the second dies and the first reports it.
@@ -197,17 +199,17 @@ def test_numbers_that_do_not_agree_are_said(
 
 
 @pytest.mark.slow
-def test_the_command_says_it_before_it_waits_for_anybody(desk: Desk, tmp_path: Path) -> None:
+def test_the_command_says_it_before_it_waits_for_anybody(workspace: Workspace, tmp_path: Path) -> None:
     log = tmp_path / "log"
     told = dict(_environment(1, 2, 1)) | {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
-    assert commands.run(*desk.arguments("random", "none"), "--devices", "3", log=log, **told) == 2
+    assert commands.run(*workspace.arguments("random", "none"), "--devices", "3", log=log, **told) == 2
     assert log.read_text().startswith("process 1: error: --devices 3, but torchrun started 2")
 
 
 @pytest.mark.slow
-def test_a_machine_without_the_pictures_says_so_and_none_waits(desk: Desk, tmp_path: Path) -> None:
+def test_a_machine_without_the_pictures_says_so_and_none_waits(workspace: Workspace, tmp_path: Path) -> None:
     """An error on one machine ends the others at once, with one line each."""
-    there, elsewhere = desk.arguments("random", "lacking"), desk.arguments("random", "lacking too")
+    there, elsewhere = workspace.arguments("random", "lacking"), workspace.arguments("random", "lacking too")
     elsewhere[elsewhere.index("--data") + 1] = str(tmp_path)
     logs = [tmp_path / "0.log", tmp_path / "1.log"]
     with machines(2, 1, lambda at: elsewhere if at else there, lambda at: logs[at]) as agents:

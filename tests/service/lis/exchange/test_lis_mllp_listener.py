@@ -9,7 +9,7 @@ from typing import Any
 import hl7.mllp
 import pytest
 from laboratory import OBR, ORC, PID, SECRETS, SPM, order
-from ordering import ENHANCED, GOOD, Desk, line_to, listening, said
+from ordering import ENHANCED, GOOD, OrderRecorder, line_to, listening, said
 from receivers import certificates, node_sender
 
 from service.config.lis import LisSettings
@@ -19,8 +19,8 @@ from service.telemetry.metric_registry import MetricRegistry
 
 
 async def test_python_hl7s_client_places_orders_one_after_another() -> None:
-    desk = Desk()
-    async with listening(desk) as listener:
+    recorder = OrderRecorder()
+    async with listening(recorder) as listener:
         reader, writer = await hl7.mllp.open_hl7_connection(*listener.address, encoding="utf-8")
         for number in (1, 2, 3):
             writer.writemessage(hl7.parse(order(PID, SPM, ORC, OBR, f10=f"ORD-{number}")))
@@ -30,14 +30,14 @@ async def test_python_hl7s_client_places_orders_one_after_another() -> None:
             assert str(answer.segment("MSH")[9]) == "ORL^O34^ORL_O34"
         writer.close()
         await writer.wait_closed()
-    assert [identity.control_id for identity, _ in desk.taken] == ["ORD-1", "ORD-2", "ORD-3"]
-    identity, (taken,) = desk.taken[0]
+    assert [identity.control_id for identity, _ in recorder.taken] == ["ORD-1", "ORD-2", "ORD-3"]
+    identity, (taken,) = recorder.taken[0]
     assert (identity.sender, taken.number, taken.patient.family) == ("LIS|LAB", "M26-0042", "Muster")
 
 
 @pytest.mark.parametrize("script", ["simple-hl7-sender.js", "node-hl7-sender.js"])
 async def test_nodes_clients_place_orders_and_read_the_answers(script: str, tmp_path: Path) -> None:
-    desk = Desk()
+    recorder = OrderRecorder()
     messages = [
         order(PID, SPM, ORC, OBR, f10="ORD-1"),
         order(PID.replace("100234", ""), SPM, ORC, OBR, f10="ORD-2"),
@@ -45,19 +45,19 @@ async def test_nodes_clients_place_orders_and_read_the_answers(script: str, tmp_
         order(PID, SPM, ORC, OBR, f12="2.9", f10="ORD-4"),
         order(PID, ORC, OBR, SPM, kind="OML^O21^OML_O21", f10="ORD-5"),
     ]
-    async with listening(desk) as listener:
+    async with listening(recorder) as listener:
         answers = await node_sender(script, tmp_path, listener.address[1], messages)
     assert answers == ["AA ORD-1", "AE ORD-2", "AA ORD-3", "AR ORD-4", "AA ORD-5"]
-    assert [identity.control_id for identity, _ in desk.taken] == ["ORD-1", "ORD-3", "ORD-5"]
+    assert [identity.control_id for identity, _ in recorder.taken] == ["ORD-1", "ORD-3", "ORD-5"]
 
 
 async def test_the_same_message_is_the_same_and_another_is_another() -> None:
-    desk = Desk()
-    async with listening(desk) as listener, line_to(listener) as line:
+    recorder = OrderRecorder()
+    async with listening(recorder) as listener, line_to(listener) as line:
         for message in (GOOD, GOOD, GOOD.replace("P-77", "P-78")):
             await line.say(message)
             assert said(await line.frame()) == ["AA", "ORD-1"]
-    first, second, third = (identity for identity, _ in desk.taken)
+    first, second, third = (identity for identity, _ in recorder.taken)
     assert first == second != third
     assert first.control_id == third.control_id
 
@@ -77,8 +77,8 @@ async def test_the_same_message_is_the_same_and_another_is_another() -> None:
 async def test_a_bad_order_is_answered_and_the_next_is_taken(
     message: str, code: str, kind: str, error: list[str]
 ) -> None:
-    desk = Desk()
-    async with listening(desk) as listener, line_to(listener) as line:
+    recorder = OrderRecorder()
+    async with listening(recorder) as listener, line_to(listener) as line:
         await line.say(message)
         answer = await line.frame()
         assert said(answer) == [code, "ORD-1"]
@@ -88,18 +88,18 @@ async def test_a_bad_order_is_answered_and_the_next_is_taken(
         assert err[7] and not any(secret in err[7] for secret in SECRETS)
         await line.say(GOOD)
         assert said(await line.frame()) == ["AA", "ORD-1"]
-    assert len(desk.taken) == 1
+    assert len(recorder.taken) == 1
 
 
 async def test_many_messages_at_once_are_answered_in_their_order() -> None:
-    async with listening(Desk()) as listener, line_to(listener) as line:
+    async with listening(OrderRecorder()) as listener, line_to(listener) as line:
         numbers = [f"ORD-{number}" for number in range(20)]
         await line.say(*(order(PID, SPM, ORC, OBR, f10=number) for number in numbers))
         assert [said(await line.frame())[1] for _ in numbers] == numbers
 
 
 async def test_a_message_may_come_byte_by_byte_with_line_ends_between() -> None:
-    async with listening(Desk()) as listener, line_to(listener) as line:
+    async with listening(OrderRecorder()) as listener, line_to(listener) as line:
         for byte in b"\r\n\x00\x0b" + GOOD.encode() + b"\x1c\r\r\n":
             line.writer.write(bytes([byte]))
             await line.writer.drain()
@@ -107,57 +107,57 @@ async def test_a_message_may_come_byte_by_byte_with_line_ends_between() -> None:
 
 
 async def test_an_accept_acknowledgement_comes_once_the_order_is_in_safe_keeping() -> None:
-    desk = Desk()
-    desk.open.clear()
-    async with listening(desk) as listener, line_to(listener) as line:
+    recorder = OrderRecorder()
+    recorder.open.clear()
+    async with listening(recorder) as listener, line_to(listener) as line:
         await line.say(ENHANCED)
-        await desk.asked.wait()
+        await recorder.asked.wait()
         first = asyncio.create_task(line.frame())
         done, _ = await asyncio.wait({first}, timeout=0.1)
         assert not done
-        desk.open.set()
+        recorder.open.set()
         assert said(await first) == ["CA", "ORD-1"]
-        assert len(desk.taken) == 1
+        assert len(recorder.taken) == 1
         answer = await line.frame()
         assert (said(answer), said(answer, "MSH")[8]) == (["AA", "ORD-1"], "ORL^O34^ORL_O34")
 
 
 async def test_who_wants_no_answer_gets_none() -> None:
-    async with listening(Desk()) as listener, line_to(listener) as line:
+    async with listening(OrderRecorder()) as listener, line_to(listener) as line:
         await line.say(order(PID, SPM, ORC, OBR, f15="NE", f16="NE"), order(SPM, f15="AL", f16="AL", f10="ORD-2"))
         answer = await line.frame()
         assert (said(answer), said(answer, "MSH")[8]) == (["CE", "ORD-2"], "ACK^O33^ACK")
 
 
 async def test_an_answer_is_in_the_characters_of_the_message() -> None:
-    async with listening(Desk()) as listener, line_to(listener) as line:
+    async with listening(OrderRecorder()) as listener, line_to(listener) as line:
         await line.say(order(PID.replace("Erika", "Ägidia"), SPM, ORC, OBR, f18="8859/1").encode("latin-1"))
         assert b"Muster^\xc4gidia" in await line.frame()
 
 
 async def test_the_listener_ends_after_what_it_is_taking_and_before_anything_else() -> None:
-    desk = Desk()
-    desk.open.clear()
-    async with listening(desk) as listener:
+    recorder = OrderRecorder()
+    recorder.open.clear()
+    async with listening(recorder) as listener:
         address = listener.address
         async with line_to(listener) as busy, line_to(listener) as idle:
             await busy.say(GOOD, GOOD)
-            await desk.asked.wait()
+            await recorder.asked.wait()
             closing = asyncio.create_task(listener.close())
             assert await idle.reader.read() == b""
-            desk.open.set()
+            recorder.open.set()
             assert said(await busy.frame()) == ["AA", "ORD-1"]
             assert await busy.reader.read() == b""
             await closing
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(*address)
-    assert len(desk.taken) == 1
+    assert len(recorder.taken) == 1
 
 
 async def test_with_an_authority_only_its_senders_are_heard(tmp_path: Path) -> None:
     ours, others = certificates(tmp_path / "ours"), certificates(tmp_path / "others")
     told = {"hl7_tls_cert": ours.server, "hl7_tls_key": ours.server_key, "hl7_listen_ca": ours.ca}
-    async with listening(Desk(), **told) as listener:
+    async with listening(OrderRecorder(), **told) as listener:
         for known in (others, None):
             with pytest.raises((OSError, asyncio.IncompleteReadError)):
                 async with line_to(listener, ssl=_context(ours.ca, known)) as line:
@@ -181,8 +181,8 @@ def _context(ca: Path, shown: Any) -> ssl.SSLContext:
 
 def test_a_listener_without_an_address_is_not_made() -> None:
     with pytest.raises(ValueError, match="MARROWLENS_LIS_HL7_LISTEN"):
-        OrderListener(LisSettings(), Desk().take, ConnectionMetrics(MetricRegistry()))
+        OrderListener(LisSettings(), OrderRecorder().take, ConnectionMetrics(MetricRegistry()))
     with pytest.raises(RuntimeError, match="the listener is not bound"):
         _ = OrderListener(
-            LisSettings(hl7_listen="127.0.0.1:0"), Desk().take, ConnectionMetrics(MetricRegistry())
+            LisSettings(hl7_listen="127.0.0.1:0"), OrderRecorder().take, ConnectionMetrics(MetricRegistry())
         ).address

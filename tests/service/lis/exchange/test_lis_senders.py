@@ -13,7 +13,7 @@ from typing import Any
 import forks
 import pytest
 import uvloop
-from ordering import GOOD, Desk, line_to, listening, said, still_takes
+from ordering import GOOD, OrderRecorder, line_to, listening, said, still_takes
 from pydantic import ValidationError
 from receivers import Line, certificates
 
@@ -21,12 +21,12 @@ from service.config.lis import LisSettings
 from service.lis.exchange.mllp.listener import ConnectionSlots, OrderListener, holder_of
 
 
-def counted(desk: Desk, how: str) -> float | None:
-    return desk.registry.get_sample_value("marrowlens_lis_order_connections_ended_total", {"how": how})
+def counted(recorder: OrderRecorder, how: str) -> float | None:
+    return recorder.registry.get_sample_value("marrowlens_lis_order_connections_ended_total", {"how": how})
 
 
-def open_now(desk: Desk) -> float | None:
-    return desk.registry.get_sample_value("marrowlens_lis_order_connections")
+def open_now(recorder: OrderRecorder) -> float | None:
+    return recorder.registry.get_sample_value("marrowlens_lis_order_connections")
 
 
 async def ended(line: Line) -> bool:
@@ -83,8 +83,8 @@ def test_the_start_and_the_check_say_the_same(command: list[str], tmp_path: Path
 
 
 async def test_a_silent_connection_is_closed_and_noise_prolongs_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    desk = Desk()
-    async with listening(desk, hl7_idle_s=0.3) as listener:
+    recorder = OrderRecorder()
+    async with listening(recorder, hl7_idle_s=0.3) as listener:
         async with line_to(listener) as line:
             assert await ended(line)
         async with line_to(listener) as line:
@@ -97,14 +97,14 @@ async def test_a_silent_connection_is_closed_and_noise_prolongs_nothing(caplog: 
             else:
                 pytest.fail("noise kept the connection open")
         assert await still_takes(listener)
-        await until(lambda: open_now(desk) == 0)
-        assert (counted(desk, "idle"), counted(desk, "closed")) == (2, 1)
+        await until(lambda: open_now(recorder) == 0)
+        assert (counted(recorder, "idle"), counted(recorder, "closed")) == (2, 1)
     assert caplog.text.count("idle for 0.3 s") == 1  # the second one within a minute is counted alone
 
 
 async def test_a_message_that_drips_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
-    desk = Desk()
-    async with listening(desk, hl7_timeout_s=0.3) as listener, line_to(listener) as line:
+    recorder = OrderRecorder()
+    async with listening(recorder, hl7_timeout_s=0.3) as listener, line_to(listener) as line:
         line.writer.write(b"\x0b")
         for _ in range(1000):
             line.writer.write(b"M")
@@ -114,13 +114,13 @@ async def test_a_message_that_drips_is_cut_off(caplog: pytest.LogCaptureFixture)
                     break
         else:
             pytest.fail("a dripping message kept the connection open")
-        await until(lambda: counted(desk, "timeout") == 1)
+        await until(lambda: counted(recorder, "timeout") == 1)
     assert "time-out after 0.3 s" in caplog.text
 
 
 async def test_one_address_cannot_hold_every_slot(caplog: pytest.LogCaptureFixture) -> None:
-    desk = Desk()
-    async with listening(desk, hl7_max_connections=6, hl7_max_connections_per_sender=4) as listener:
+    recorder = OrderRecorder()
+    async with listening(recorder, hl7_max_connections=6, hl7_max_connections_per_sender=4) as listener:
         async with lines_to(listener, 4, "127.0.0.2") as silent:
             async with lines_to(listener, 3, "127.0.0.2") as more:
                 assert [await ended(line) for line in more] == [True, True, True]
@@ -128,8 +128,8 @@ async def test_one_address_cannot_hold_every_slot(caplog: pytest.LogCaptureFixtu
                 assert await still_takes(listener)
             await silent[0].say(GOOD)
             assert said(await silent[0].frame()) == ["AA", "ORD-1"]
-            assert (counted(desk, "refused"), open_now(desk)) == (3, 4)
-        await until(lambda: open_now(desk) == 0)
+            assert (counted(recorder, "refused"), open_now(recorder)) == (3, 4)
+        await until(lambda: open_now(recorder) == 0)
         async with line_to(listener, local_addr=("127.0.0.2", 0)) as line:
             await line.say(GOOD)
             assert said(await line.frame()) == ["AA", "ORD-1"]
@@ -137,8 +137,8 @@ async def test_one_address_cannot_hold_every_slot(caplog: pytest.LogCaptureFixtu
 
 
 async def test_where_every_slot_is_silent_the_time_limit_silent_gives_way() -> None:
-    desk = Desk()
-    async with listening(desk, hl7_max_connections=4, hl7_max_connections_per_sender=2) as listener:
+    recorder = OrderRecorder()
+    async with listening(recorder, hl7_max_connections=4, hl7_max_connections_per_sender=2) as listener:
         async with lines_to(listener, 2, "127.0.0.2") as first, lines_to(listener, 2, "127.0.0.3") as second:
             await first[0].say(GOOD)  # now it is the other one that has been silent longest
             await first[0].frame()
@@ -147,55 +147,55 @@ async def test_where_every_slot_is_silent_the_time_limit_silent_gives_way() -> N
             for line in (first[0], *second):
                 await line.say(GOOD)
                 assert said(await line.frame()) == ["AA", "ORD-1"]
-        assert counted(desk, "displaced") == 1
+        assert counted(recorder, "displaced") == 1
 
 
 async def test_senders_who_all_come_at_once_leave_every_slot_free() -> None:
-    desk = Desk()
-    async with listening(desk, hl7_max_connections=4, hl7_max_connections_per_sender=50) as listener:
+    recorder = OrderRecorder()
+    async with listening(recorder, hl7_max_connections=4, hl7_max_connections_per_sender=50) as listener:
         waiting = [socket.create_connection(listener.address) for _ in range(20)]  # before the loop takes the first
-        await until(lambda: counted(desk, "displaced") == 16)
+        await until(lambda: counted(recorder, "displaced") == 16)
         for each in waiting:
             each.close()
-        await until(lambda: open_now(desk) == 0)
+        await until(lambda: open_now(recorder) == 0)
         assert await still_takes(listener)
 
 
 async def test_who_is_being_answered_gives_no_slot_away() -> None:
-    desk = Desk()
-    desk.open.clear()
-    async with listening(desk, hl7_max_connections=2) as listener, lines_to(listener, 2, "127.0.0.2") as busy:
+    recorder = OrderRecorder()
+    recorder.open.clear()
+    async with listening(recorder, hl7_max_connections=2) as listener, lines_to(listener, 2, "127.0.0.2") as busy:
         for line in busy:
             await line.say(GOOD)
-        await desk.asked.wait()
+        await recorder.asked.wait()
         async with line_to(listener) as line:
-            await until(lambda: len(listener._idle) == 0 or bool(counted(desk, "refused")))
+            await until(lambda: len(listener._idle) == 0 or bool(counted(recorder, "refused")))
             assert await ended(line)
-        desk.open.set()
+        recorder.open.set()
         assert [said(await line.frame()) for line in busy] == [["AA", "ORD-1"]] * 2
 
 
 async def test_connections_that_never_finish_tls_are_counted_and_give_way(tmp_path: Path) -> None:
-    ours, desk = certificates(tmp_path / "ours"), Desk()
+    ours, recorder = certificates(tmp_path / "ours"), OrderRecorder()
     told = {"hl7_tls_cert": ours.server, "hl7_tls_key": ours.server_key, "hl7_listen_ca": ours.ca}
-    async with listening(desk, hl7_max_connections=4, hl7_max_connections_per_sender=2, **told) as listener:
+    async with listening(recorder, hl7_max_connections=4, hl7_max_connections_per_sender=2, **told) as listener:
         async with lines_to(listener, 2, "127.0.0.2") as first, lines_to(listener, 2, "127.0.0.3"):
             first[0].writer.write(b"\x16\x03\x01")  # the beginning of a handshake
             async with line_to(listener, ssl=shown(ours.ca, ours)) as line:
                 await line.say(GOOD)
                 assert said(await line.frame()) == ["AA", "ORD-1"]
             async with lines_to(listener, 1, "127.0.0.2") as more:
-                await until(lambda: (counted(desk, "refused") or 0) + (counted(desk, "displaced") or 0) >= 1)
+                await until(lambda: (counted(recorder, "refused") or 0) + (counted(recorder, "displaced") or 0) >= 1)
                 del more
-    async with listening(desk, hl7_timeout_s=0.3, **told) as listener, line_to(listener) as line:
+    async with listening(recorder, hl7_timeout_s=0.3, **told) as listener, line_to(listener) as line:
         assert await ended(line)
-        await until(lambda: bool(counted(desk, "tls")))
+        await until(lambda: bool(counted(recorder, "tls")))
 
 
 async def test_a_certificate_is_one_sender_from_whatever_address_and_names_itself(tmp_path: Path) -> None:
-    ours, desk = certificates(tmp_path / "ours"), Desk()
+    ours, recorder = certificates(tmp_path / "ours"), OrderRecorder()
     told = {"hl7_tls_cert": ours.server, "hl7_tls_key": ours.server_key, "hl7_listen_ca": ours.ca}
-    async with listening(desk, hl7_max_connections_per_sender=2, **told) as listener:
+    async with listening(recorder, hl7_max_connections_per_sender=2, **told) as listener:
         tls = {"ssl": shown(ours.ca, ours)}
         async with lines_to(listener, 1, "127.0.0.2", **tls) as one, lines_to(listener, 1, "127.0.0.3", **tls) as two:
             for line in (*one, *two):
@@ -203,8 +203,8 @@ async def test_a_certificate_is_one_sender_from_whatever_address_and_names_itsel
                 assert said(await line.frame()) == ["AA", "ORD-1"]
             async with lines_to(listener, 1, "127.0.0.4", **tls) as third:
                 assert await ended(third[0])
-                await until(lambda: counted(desk, "refused") == 1)
-    peers = [identity.peer for identity, _ in desk.taken]
+                await until(lambda: counted(recorder, "refused") == 1)
+    peers = [identity.peer for identity, _ in recorder.taken]
     assert [(peer.address, peer.certificate) for peer in peers] == [
         ("127.0.0.2", "CN=client"),
         ("127.0.0.3", "CN=client"),
@@ -227,17 +227,17 @@ def test_it_is_so_on_uvloop_too(tmp_path: Path) -> None:
 
 
 async def test_without_certificates_a_sender_is_its_address_and_msh_3_a_claim() -> None:
-    desk = Desk()
-    async with listening(desk) as listener:
+    recorder = OrderRecorder()
+    async with listening(recorder) as listener:
         assert await still_takes(listener)
-    [(identity, _)] = desk.taken
+    [(identity, _)] = recorder.taken
     assert (identity.peer.address, identity.peer.certificate, identity.sender) == ("127.0.0.1", None, "LIS|LAB")
 
 
 async def test_a_renewed_certificate_is_used_for_the_next_connections(tmp_path: Path) -> None:
     old, new = certificates(tmp_path / "old"), certificates(tmp_path / "new")
     told = {"hl7_tls_cert": old.server, "hl7_tls_key": old.server_key, "hl7_listen_ca": old.ca}
-    async with listening(Desk(), **told) as listener:
+    async with listening(OrderRecorder(), **told) as listener:
         async with line_to(listener, ssl=shown(old.ca, old)) as line:
             await line.say(GOOD)
             assert said(await line.frame()) == ["AA", "ORD-1"]
@@ -256,13 +256,13 @@ async def test_a_renewed_certificate_is_used_for_the_next_connections(tmp_path: 
 
 
 async def test_a_name_is_listened_at_and_an_address_that_is_taken_is_told() -> None:
-    desk = Desk()
-    async with listening(desk, hl7_listen="localhost:0") as listener:
+    recorder = OrderRecorder()
+    async with listening(recorder, hl7_listen="localhost:0") as listener:
         assert await still_takes(listener)
     with socket.create_server(("127.0.0.1", 0)) as other:
         listens = LisSettings(hl7_listen=f"127.0.0.1:{other.getsockname()[1]}")
         with pytest.raises(OSError, match="in use"):
-            async with listening(desk, **listens.model_dump(include={"hl7_listen"})):
+            async with listening(recorder, **listens.model_dump(include={"hl7_listen"})):
                 pass
 
 

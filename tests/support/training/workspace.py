@@ -1,4 +1,4 @@
-"""A desk to train at: drawn cells, configurations and runs in one folder."""
+"""A workspace to train at: drawn cells, configurations and runs in one folder."""
 
 import csv
 from multiprocessing.process import BaseProcess
@@ -14,7 +14,7 @@ from training.drawn.painter import write_folder
 from training.networks.build import build
 
 
-class Desk:
+class Workspace:
     """A folder of drawn cells, 16 of three classes, with configurations and runs."""
 
     def __init__(self, folder: Path) -> None:
