@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich import box
@@ -13,8 +13,9 @@ from rich.table import Table
 
 from model.contract import ArtefactError
 from service.config.settings import Settings, SettingsError, read_settings
-from service.runtime.loader import load_session
-from service.runtime.session import OnnxSession, ProviderUnavailable
+
+if TYPE_CHECKING:
+    from service.runtime.session import OnnxSession
 
 #: Exit code of a command that cannot run: invalid settings, an unusable file, a port in use, no database.
 CANNOT_RUN = 2
@@ -66,8 +67,11 @@ def load_settings(on_error: OnError = stop, **overrides: Any) -> Settings:
         on_error(str(error))
 
 
-def open_model(settings: Settings, on_error: OnError = stop, artefact: Path | None = None) -> OnnxSession:
+def open_model(settings: Settings, on_error: OnError = stop, artefact: Path | None = None) -> "OnnxSession":
     """The session of the configured artefact, or of another one; exits if it cannot be opened."""
+    from service.runtime.loader import load_session  # imports onnxruntime
+    from service.runtime.session import ProviderUnavailable
+
     try:
         return load_session(settings, artefact=artefact)
     except (ArtefactError, ProviderUnavailable) as error:

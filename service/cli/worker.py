@@ -9,7 +9,7 @@ import sys
 from typing import NoReturn
 
 from service.cli.output import CANNOT_RUN, OnError, open_model
-from service.cli.serve import build_application, build_server, end_process, start_lines
+from service.cli.serving import build_application, build_server, end_process, start_lines
 from service.runtime.artifact import bundled_artefact
 from service.runtime.session import OnnxSession
 from service.server.workers.assignment import Assignment

@@ -32,6 +32,7 @@ from service.runtime.artifact import (
 from service.runtime.cache_sized_calls import CacheSizedCalls
 from service.runtime.fixed_shapes import FixedShapeCalls
 from service.runtime.hardware import missing_bf16
+from service.runtime.installed import NO_ONNXRUNTIME
 from service.runtime.mixed_precision import MixedPrecisionCalls
 from service.runtime.parity import Arrays, compare, mismatch, probe_mismatch
 from service.runtime.providers import ComputePrecision, Provider, ProviderConfig, SessionParameters
@@ -41,10 +42,8 @@ try:
     import onnxruntime
 
     from service.runtime.io_binding import FixedBatchCalls
-except ImportError as error:  # in no extra but cpu, gpu and openvino: the wheels exclude each other
-    raise ImportError(
-        "onnxruntime is not installed: pip install -e '.[service,cpu]', or -e '.[service,gpu]' for CUDA"
-    ) from error
+except ImportError as error:
+    raise ImportError(NO_ONNXRUNTIME) from error
 
 _log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ MAX_FAILED_STARTS = 3
 _WATCH_S, _END_S = 0.5, 10.0
 #: Module of the worker process.
 WORKER_MODULE = "service.cli.worker"
-#: Exit statuses: a worker cannot start; the model failed (`service.cli.serve.MODEL_FAILED`).
+#: Exit statuses: a worker cannot start; the model failed (`service.cli.serving.MODEL_FAILED`).
 CANNOT_START, FAILED = 2, 70
 
 

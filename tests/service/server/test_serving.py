@@ -34,7 +34,7 @@ PNG = {"content-type": "image/png"}
     ],
 )
 def test_without_what_serving_needs_the_command_names_what_to_install(module: str, cure: str) -> None:
-    code = f"import sys; sys.modules['{module}'] = None; import service.cli.main"
+    code = f"import sys; sys.modules['{module}'] = None; from service.cli.main import app; app(['serve'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, f"marrowlens: {module} is not installed: {cure}\n")
 
