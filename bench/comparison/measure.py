@@ -30,7 +30,7 @@ class Pictures:
     def wrong(self, first: int, answer: Answer, tolerance: Tolerance = SAME_PRECISION) -> int:
         """Number of wrong or missing pictures in an answer; `first` is the index of its first picture.
 
-        An answer is wrong, too, if its first class is less probable than the right one by more than the tolerance.
+        An answer is wrong, too, if its first class is less probable than the right one by more than the margin.
         """
         probabilities, attention = answer
         at = np.arange(first, first + len(probabilities)) % len(self.jpegs)
@@ -40,7 +40,7 @@ class Pictures:
         same = np.isclose(probabilities, right, atol=tolerance.probability, rtol=0).all(axis=1)
         near = np.isclose(attention, self.attention[at], atol=tolerance.attention, rtol=0)
         same &= near.all(axis=tuple(range(1, near.ndim)))
-        same &= right[np.arange(len(at)), probabilities.argmax(axis=1)] >= right.max(axis=1) - tolerance.probability
+        same &= right[np.arange(len(at)), probabilities.argmax(axis=1)] >= right.max(axis=1) - tolerance.margin
         return int((~same).sum())
 
 

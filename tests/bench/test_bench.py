@@ -33,7 +33,7 @@ BYTES = bytes(range(256)) * 8
 
 
 class Quiet:
-    """A bench's progress that nobody watches."""
+    """Progress that is not shown."""
 
     def step(self, text: str) -> None: ...
 

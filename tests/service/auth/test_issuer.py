@@ -159,7 +159,7 @@ async def test_twenty_callers_of_a_silent_issuer_wait_for_one_question_together(
         began_s = loop.time()
         found = await asyncio.gather(*(keys.find(f"kid {n}") for n in range(20)), return_exceptions=True)
         assert all(isinstance(each, IssuerUnavailable) for each in found)
-        assert loop.time() - began_s < 0.9 * 20 * module.TIMEOUT_S and len(server.asked) == 1
+        assert loop.time() - began_s < 5 and len(server.asked) == 1
         for n in range(20):  # until the next request is due, calls fail at once
             with pytest.raises(IssuerUnavailable):
                 await keys.find(f"another {n}")
