@@ -9,9 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from checkout import ROOT
-from typer.main import get_command
-
-from service.cli.main import app
+from manifests import parsed
 
 FOLDER = ROOT / "k8s/ray"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
@@ -105,9 +103,8 @@ def test_the_head_scores_nothing() -> None:
 
 
 def test_the_command_is_one() -> None:
-    program, name, *arguments = shlex.split(JOB["spec"]["entrypoint"])
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    context = command.make_context(name, arguments)  # refuses options that are none
-    assert program == "marrowlens" and context.params["engine"] == "ray"
-    assert context.params["address"] is None, "RAY_ADDRESS is the cluster's"
-    assert "://" in context.params["out"] and all("://" in one for one in context.params["inputs"])
+    program, *words = shlex.split(JOB["spec"]["entrypoint"])
+    options = parsed(words)  # refuses options that are none
+    assert program == "marrowlens" and words[0] == "score" and options["engine"] == "ray"
+    assert options["address"] is None, "RAY_ADDRESS is the cluster's"
+    assert "://" in options["out"] and all("://" in one for one in options["inputs"])
