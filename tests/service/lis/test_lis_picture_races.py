@@ -57,7 +57,7 @@ class Race:
         self._front, self._store, self._model = front, store, model
         self._cell = classified("EBO", name=os.urandom(8).hex())  # Hypothesis resets `random` for each example
         self.picture = self._cell.sha256
-        self.may_be_gone = False  # an old picture that nobody used when a sweep ended; an amendment does not restore it
+        self.may_be_gone = False  # an old picture that nobody used when a sweep looked last; no amendment restores it
         self._signed, self._open = (front.open(open_request(os.urandom(8).hex()), user("m.muster")).id for _ in "12")
         front.add(self._signed, [self._cell], model, user("scanner"))
         store.settle([store.stage(self.picture, b"a picture")], set)
@@ -92,7 +92,6 @@ class Race:
         self._store.settle_left(self.needed)
         step()
         self._store.delete_expired(self.in_use, self.needed)
-        self.may_be_gone = not self.is_in(erasure.pictures_in_use)
 
     def needed(self, pictures: Sequence[str]) -> set[str]:
         return self._asked(erasure.pictures_needed, pictures)
@@ -108,6 +107,8 @@ class Race:
         step()
         with self._front.database.reading() as session:
             found = ask(session, pictures)
+        if ask is erasure.pictures_in_use:
+            self.may_be_gone = not found
         step()
         return found
 
@@ -135,6 +136,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UseCases]:
 @example(["upload", "erase"], [(1, 1), (0, 9)])  # an upload in the middle of an erasure
 @example(["upload", "erase", "sign_and_erase"], [(1, 2), (0, 2), (1, 1), (2, 9)])  # two erasures in one upload
 @example(["sweep", "amend"], [(0, 3), (1, 1)])  # an amendment in the middle of a sweep
+@example(["sweep", "amend"], [(0, 5), (1, 1)])  # an amendment after a sweep's last look
 @given(
     st.lists(st.sampled_from(["upload", "erase", "sign_and_erase", "amend", "sweep"]), min_size=2, unique=True),
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 8)), min_size=6, max_size=12),
