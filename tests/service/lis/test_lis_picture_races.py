@@ -53,14 +53,15 @@ def interleave(actors: Sequence[Callable[[], None]], order: Sequence[int]) -> No
 class Race:
     """A signed and an open specimen with the same picture, and who stores and deletes it."""
 
-    def __init__(self, front: UseCases, store: PictureStore, model: Manifest) -> None:
-        self._front, self._store, self._model = front, store, model
+    def __init__(self, front: UseCases, folder: Path, model: Manifest) -> None:
+        self._front, self._store, self._model = front, PictureStore(folder, 30), model
         self._cell = classified("EBO", name=os.urandom(8).hex())  # Hypothesis resets `random` for each example
         self.picture = self._cell.sha256
-        self.may_be_gone = False  # an old picture that nobody used when a sweep looked last; no amendment restores it
+        self.may_be_gone = False  # moved out by a sweep, and then in no use; an amendment does not restore it
         self._signed, self._open = (front.open(open_request(os.urandom(8).hex()), user("m.muster")).id for _ in "12")
         front.add(self._signed, [self._cell], model, user("scanner"))
-        store.settle([store.stage(self.picture, b"a picture")], set)
+        self._store.settle([self._store.stage(self.picture, b"a picture")], set)
+        [self.path] = folder.glob("??/*")
         self._sign(self._signed)
 
     def upload(self) -> None:
@@ -108,7 +109,7 @@ class Race:
         with self._front.database.reading() as session:
             found = ask(session, pictures)
         if ask is erasure.pictures_in_use:
-            self.may_be_gone = not found
+            self.may_be_gone = not found and not self.path.exists()
         step()
         return found
 
@@ -146,16 +147,15 @@ def test_a_picture_is_stored_if_and_only_if_a_cell_needs_it(
 ) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
-        race = Race(front, PictureStore(folder, 30), manifest(artefact))
-        [path] = folder.glob("??/*")
+        race = Race(front, folder, manifest(artefact))
         if "sweep" in who:
-            os.utime(path, (OLD_S, OLD_S))
+            os.utime(race.path, (OLD_S, OLD_S))
         interleave([getattr(race, each) for each in who], [actor for actor, steps in bursts for _ in range(steps)])
         assert list(folder.glob("staging/*")) == []
         is_needed, is_in_use = race.is_in(erasure.pictures_needed), race.is_in(erasure.pictures_in_use)
-        assert path.exists() <= is_needed
+        assert race.path.exists() <= is_needed
         must_be_there = is_in_use if "sweep" in who else is_needed  # an expired one need not be stored
-        assert path.exists() >= (must_be_there and not race.may_be_gone)
+        assert race.path.exists() >= (must_be_there and not race.may_be_gone)
 
 
 def opened(http: httpx.Client, number: str) -> str:
