@@ -65,6 +65,9 @@ help: ## List all targets and variables
 serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.0.1:8000; installs no torch
 	@export MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576; exec $(SERVE)/bin/marrowlens serve
 
+# The tests start hundreds of processes: bytecode is written wherever they run, also where the environment says not to.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: test
 test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test that is not slow, a file on each core (the first run installs torch)
 	$(DEV)/bin/python -m pytest -m 'not slow' --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)

@@ -5,6 +5,7 @@ Tests of the start itself, and those that need another program before it (prlimi
 """
 
 import atexit
+import importlib
 import json
 import os
 import select
@@ -183,8 +184,10 @@ def _become(words: list[str], environment: dict[str, str], folder: str, streams:
 
 
 if __name__ == "__main__":
-    from service.cli.main import app
+    from service.cli.main import COMMANDS, GROUPS, app
 
+    for module in {*COMMANDS.values(), *(module for module, *_ in GROUPS.values()), "service.cli.serving"}:
+        importlib.import_module(module)  # a command is imported when it is called, and each fork would do it again
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who waits for a command ends by itself, and nobody asks how
     _fork_on_request(socket.socket(fileno=int(sys.argv[1])))
     app()
