@@ -14,17 +14,9 @@ from pydantic import SecretStr
 from model.contract import ArtefactError
 from service.auth.api_keys import KeysFileError, read_keys
 from service.auth.roles import RolesFileError, read_roles
-from service.cli.output import (
-    AsJson,
-    Check,
-    load_settings,
-    new_table,
-    print_tables,
-    stop,
-    warn,
-    write_or_check,
-)
+from service.cli.output import AsJson, Check, load_settings, stop, warn, write_or_check
 from service.cli.serve import AUTHENTICATION_NEEDED, NO_FOLDER, allows_address
+from service.cli.tables import new_table, print_tables
 from service.config.auth import AuthSettings
 from service.config.lis import LIS_PREFIX, LisSettings, unused_connection
 from service.config.secret_files import SUFFIX, is_secret

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from model.contract import ArtefactError, inert_note
 from model.plural import plural
-from service.cli.output import Artefact, AsJson, load_settings, new_table, open_model, print_tables, stop
+from service.cli.output import Artefact, AsJson, load_settings, open_model, stop
+from service.cli.tables import new_table, print_tables
 from service.config.settings import Settings
 from service.runtime.benchmark import ProviderTrial, timed, try_provider
 from service.runtime.hardware import Machine, inspect_machine

@@ -22,7 +22,8 @@ from model.drift.reference import reference_text
 from model.image import PictureError
 from model.trust.decision import Decision
 from model.trust.reference import TrustReference
-from service.cli.output import Artefact, error_console, load_settings, new_table, open_model, print_tables, say, stop
+from service.cli.output import Artefact, load_settings, open_model, stop
+from service.cli.tables import error_console, new_table, print_tables, say
 from service.inference.batching.errors import RunFailed
 from service.inference.classifier import Classifier
 from service.inference.pipeline import Answer

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from model.regular_file import read_regular_file
 from service.auth.api_keys import KeyEntry, KeysFileError, hash_of, new_key, read_keys, similar_names
 from service.auth.identity import SCOPES
-from service.cli.output import new_table, print_tables, stop, warn
+from service.cli.output import stop, warn
+from service.cli.tables import new_table, print_tables
 
 FILE_VARIABLE = "MARROWLENS_KEYS_FILE"
 

@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 from model import csv_file
 from model.contract import ArtefactError
 from service.auth.identity import Actor, Identity, InvalidName, checked_name
-from service.cli.output import AsJson, load_settings, new_table, print_tables, stop
+from service.cli.output import AsJson, load_settings, stop
+from service.cli.tables import new_table, print_tables
 from service.concurrency.supervisor import Supervisor
 from service.concurrency.thread_pools import event_loop_pool
 from service.config.lis import LaboratoryConfigError

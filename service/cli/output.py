@@ -1,4 +1,4 @@
-"""Shared by all commands: settings and model, error messages with exit codes, tables, and generated files."""
+"""Shared by all commands: settings and model, error messages with exit codes, and generated files."""
 
 import os
 from collections.abc import Callable
@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from model.contract import ArtefactError
 from service.config.settings import Settings, SettingsError, read_settings
@@ -21,8 +17,6 @@ if TYPE_CHECKING:
 CANNOT_RUN = 2
 #: Exit code of `--check` where the generated file is stale.
 STALE = 1
-#: Columns of a table that is not printed to a terminal, so that no value is cut off.
-FILE_COLUMNS = 200
 
 ARTEFACT_HELP = "The .onnx file; its manifest is the .json beside it."
 Artefact = Annotated[Path | None, typer.Option(help=ARTEFACT_HELP)]
@@ -88,29 +82,3 @@ def write_or_check(path: Path, text: str, command: str, *, check: bool) -> None:
         path.write_text(text, encoding="utf-8")
     elif not path.exists() or path.read_text(encoding="utf-8") != text:
         stop(f"{path} is stale; run `{command}`", STALE)
-
-
-def new_table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; without columns it gets no header. Long values wrap, except in the first column."""
-    look = box.SIMPLE_HEAD if any(columns) else box.SIMPLE
-    table = Table(title=title, title_justify="left", box=look, show_header=any(columns), pad_edge=False)
-    for at, column in enumerate(columns):
-        table.add_column(column, no_wrap=at == 0, overflow="fold")  # the first column is copied from
-    return table
-
-
-def print_tables(*tables: Table) -> None:
-    """Print tables to stdout, `FILE_COLUMNS` wide if stdout is not a terminal."""
-    console = Console(markup=False, highlight=False)
-    for table in tables:
-        console.print(table, width=None if console.is_terminal else FILE_COLUMNS)
-
-
-def error_console() -> Console:
-    """A console on stderr, for progress and summaries."""
-    return Console(stderr=True, highlight=False)
-
-
-def say(console: Console, text: str) -> None:
-    """Print one line as it is: no markup, no wrapping."""
-    console.print(escape(text), soft_wrap=True)

@@ -9,7 +9,8 @@ import typer
 from model import atomic_file
 from model.plural import plural
 from service.cli.lis import laboratory_settings, open_session, operator
-from service.cli.output import AsJson, new_table, print_tables, stop
+from service.cli.output import AsJson, stop
+from service.cli.tables import new_table, print_tables
 from service.lis.agreement import agreement_of
 from service.lis.domain.read_cells import export_read_cells, list_read_cells
 from service.lis.laboratory import stored_pictures

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from model.contract import ArtefactError
-from service.cli.output import Artefact, error_console, load_settings, open_model, stop
+from service.cli.output import Artefact, load_settings, open_model, stop
+from service.cli.tables import error_console
 from service.config.settings import Settings
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import ProviderUnavailable

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import socket
 from collections.abc import Iterable
@@ -48,6 +49,7 @@ def serve(
 
 def serve_alone(settings: Settings, *, access_log: bool) -> None:
     """Serve with this process until a signal."""
+    gc.disable()  # until the server listens (`freeze_startup_objects`): a fifth of the time to import is saved
     from service.cli import serving
 
     session = open_model(settings, stop_logged)

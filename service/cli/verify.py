@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.output import Artefact, error_console, load_settings, new_table, open_model, print_tables, say, stop
+from service.cli.output import Artefact, load_settings, open_model, stop
+from service.cli.tables import error_console, new_table, print_tables, say
 from service.runtime.loader import InferenceOptions
 
 if TYPE_CHECKING:

@@ -3,23 +3,28 @@
 Arguments: the descriptors of the listening socket and of the supervisor's channel. Standard input: the assignment.
 """
 
+import gc
 import pickle
 import socket
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from service.cli.output import CANNOT_RUN, OnError, open_model
-from service.cli.serving import build_application, build_server, end_process, start_lines
 from service.runtime.artifact import bundled_artefact
-from service.runtime.session import OnnxSession
 from service.server.workers.assignment import Assignment
-from service.server.workers.link import SupervisorLink
 from service.telemetry import logging as logs
-from service.telemetry.metric_registry import share_metrics
+
+if TYPE_CHECKING:
+    from service.runtime.session import OnnxSession
 
 
 def main(listener: socket.socket, channel: socket.socket, assignment: Assignment) -> None:
     """Serve until a signal, or until the supervisor has ended."""
+    gc.disable()  # until the server listens, as in `serve_alone`
+    from service.cli import serving
+    from service.server.workers.link import SupervisorLink
+    from service.telemetry.metric_registry import share_metrics
+
     settings, worker, access_log = assignment.settings, assignment.worker, assignment.access_log
     logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format, worker=worker.index)
     share_metrics(worker)
@@ -31,15 +36,15 @@ def main(listener: socket.socket, channel: socket.socket, assignment: Assignment
 
     session = _open_served(assignment, on_error)
     with worker.alone():  # one creates a database that is missing; SQLite fails if two do at once
-        application = build_application(settings, session, on_error, worker)
-    lines = start_lines(settings, session, listener, application)
+        application = serving.build_application(settings, session, on_error, worker)
+    lines = serving.start_lines(settings, session, listener, application)
     del session  # frees its memory when a reload replaces the model
-    serving = build_server(application, settings, access_log, lambda: link.started(list(lines)), on_error, link)
-    serving.run(sockets=[listener])
-    end_process(serving)
+    server = serving.build_server(application, settings, access_log, lambda: link.started(list(lines)), on_error, link)
+    server.run(sockets=[listener])
+    serving.end_process(server)
 
 
-def _open_served(assignment: Assignment, on_error: OnError) -> OnnxSession:
+def _open_served(assignment: Assignment, on_error: OnError) -> "OnnxSession":
     """The session of the model that the other workers serve."""
     settings, served = assignment.settings, assignment.served
     configured = settings.artefact or bundled_artefact()
