@@ -48,7 +48,10 @@ def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> s
             {"torch", "lightning", "timm", "training", "model.van", "onnx", "sqlalchemy", "alembic", "hl7"}
             | {"ray", "fsspec", "pyarrow"},
         ),
-        ("service.cli.serve", {"fastapi", "starlette", "uvicorn", "onnxruntime", "numpy", "PIL", "rich", "service.app"}),
+        (
+            "service.cli.serve",
+            {"fastapi", "starlette", "uvicorn", "onnxruntime", "numpy", "PIL", "rich", "service.app"},
+        ),
         ("service.cli.serving", {"torch", "onnx", "sqlalchemy", "rich"}),
         ("service.cli.worker", {"fastapi", "onnxruntime", "rich"}),  # it turns garbage collection off and imports then
         ("model.contract", {"torch", "onnxruntime", "numpy", "PIL", "service", "training"}),

@@ -3,7 +3,15 @@
 import sys
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
+
+
+def _exit_not_installed(error: ImportError) -> NoReturn:
+    """Say what to install; no traceback."""
+    missing = f"{(error.name or '').partition('.')[0]} is not installed: pip install -e '.[service,cpu]'"
+    sys.stderr.write(f"marrowlens: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
+    raise SystemExit(2) from error
+
 
 try:
     import typer
@@ -11,9 +19,8 @@ try:
     from typer.main import get_command, get_group
 
     from model.contract import RESEARCH_USE
-except ImportError as error:
-    sys.stderr.write(f"marrowlens: {error.name} is not installed: pip install -e '.[service,cpu]'\n")
-    raise SystemExit(2) from error
+except ImportError as error:  # the command is also installed where only the training packages are
+    _exit_not_installed(error)
 
 #: Command → the module that defines it.
 COMMANDS = {
@@ -40,10 +47,8 @@ def _imported(module: str, name: str) -> Any:
     """A name in a module; exits with what to install if a package that the module needs is missing."""
     try:
         return getattr(import_module(module), name)
-    except ImportError as error:  # the command is also installed where only the training packages are
-        missing = f"{(error.name or '').partition('.')[0]} is not installed: pip install -e '.[service,cpu]'"
-        sys.stderr.write(f"marrowlens: {missing if isinstance(error, ModuleNotFoundError) else error}\n")
-        raise SystemExit(2) from error
+    except ImportError as error:
+        _exit_not_installed(error)
 
 
 @cache

@@ -9,14 +9,10 @@ import typer
 
 from model.contract import ArtefactError
 from service.config.settings import Settings, SettingsError, read_settings
+from service.exit_status import CANNOT_RUN, STALE
 
 if TYPE_CHECKING:
     from service.runtime.session import OnnxSession
-
-#: Exit code of a command that cannot run: invalid settings, an unusable file, a port in use, no database.
-CANNOT_RUN = 2
-#: Exit code of `--check` where the generated file is stale.
-STALE = 1
 
 ARTEFACT_HELP = "The .onnx file; its manifest is the .json beside it."
 Artefact = Annotated[Path | None, typer.Option(help=ARTEFACT_HELP)]

@@ -19,6 +19,7 @@ from service.concurrency.worker import Worker
 from service.config.lis import LaboratoryConfigError
 from service.config.settings import Settings, SettingsError
 from service.config.urls import is_loopback
+from service.exit_status import MODEL_FAILED
 from service.runtime.loader import InferenceOptions
 from service.runtime.session import Session
 from service.server.tls import TlsConfigError
@@ -27,9 +28,6 @@ from service.server.workers.link import SupervisorLink
 
 if TYPE_CHECKING:
     from service.lis.laboratory import Laboratory
-
-#: Exit code after a model failure while serving: EX_SOFTWARE of sysexits.h. A restart may help.
-MODEL_FAILED = 70
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from service.cli.output import CANNOT_RUN, OnError, open_model
+from service.cli.output import OnError, open_model
+from service.exit_status import CANNOT_RUN
 from service.runtime.artifact import bundled_artefact
 from service.server.workers.assignment import Assignment
 from service.telemetry import logging as logs

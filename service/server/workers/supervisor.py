@@ -22,6 +22,7 @@ from service.concurrency.shared_counts import SharedCounts
 from service.concurrency.worker import Worker
 from service.config.settings import Settings
 from service.errors import NotReady, ReloadInProgress, ReloadRejected
+from service.exit_status import CANNOT_RUN, MODEL_FAILED
 from service.server.workers.assignment import Assignment
 from service.server.workers.channel import Channel, Message
 from service.server.workers.process import WorkerProcess
@@ -40,8 +41,6 @@ MAX_FAILED_STARTS = 3
 _WATCH_S, _END_S = 0.5, 10.0
 #: Module of the worker process.
 WORKER_MODULE = "service.cli.worker"
-#: Exit statuses: a worker cannot start; the model failed (`service.cli.serving.MODEL_FAILED`).
-CANNOT_START, FAILED = 2, 70
 
 
 class WorkerSupervisor:
@@ -111,7 +110,7 @@ class WorkerSupervisor:
             worker = await self._start(index)
             status = await self._follow(worker)
             if self._stopping.is_set():
-                self.status = FAILED if FAILED in (status, self.status) else self.status
+                self.status = MODEL_FAILED if MODEL_FAILED in (status, self.status) else self.status
                 return
             failed_starts = 0 if worker.started else failed_starts + 1
             if self._gives_up(worker, failed_starts):
@@ -126,10 +125,10 @@ class WorkerSupervisor:
     def _gives_up(self, worker: WorkerProcess, failed_starts: int) -> bool:
         """Whether the service ends, because this worker cannot start."""
         if worker.error and not self._announced:
-            self.status, self.error = CANNOT_START, worker.error
+            self.status, self.error = CANNOT_RUN, worker.error
         elif failed_starts >= MAX_FAILED_STARTS and not any(each.up for each in self._workers.values()):
             log.critical("No worker starts: stopping the service")
-            self.status = FAILED
+            self.status = MODEL_FAILED
         else:
             return False
         return True
