@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 
 from model.contract import Manifest, Probes
 
-#: Number of stored probe images: grey, and noise in squares of 1 to 32 pixels.
+#: Number of stored probe images: grey, noise of each spacing, and two more.
 STORED = 8
+#: Between random colours. Not 3 to 6, and no sharp squares: there the bundled network amplifies rounding 1e5 times, and
+#: processors round differently. In real cells it does so 100 times.
+SPACINGS_PX = (1, 2, 8, 16, 32)
 #: Stored digits: those of float32. The rounding is far below every tolerance.
 DIGITS = 7
 
@@ -20,19 +23,26 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 def probe_images(manifest: Manifest, count: int = 2) -> NDArray[np.uint8]:
-    """Different images (count, S, S, 3), always the same: grey, noise, then squares of several sizes.
+    """Different images (count, S, S, 3), always the same: grey, noise, then noise that changes slowly, as cells do.
 
-    The noise is SHAKE-256, because random generators of libraries may change between versions.
+    Integers of SHAKE-256, because random generators of libraries may change between versions.
     """
     size = manifest.preprocessing.input_size
     images = np.full((count, size, size, 3), 128, np.uint8)
     for index in range(1, count):
-        side = 1 << (index - 1) % 6  # of a square, in pixels
-        cells = -(-size // side)
-        drawn = hashlib.shake_256(str(index).encode()).digest(cells * cells * 3)
-        grid = np.frombuffer(drawn, np.uint8).reshape(cells, cells, 3)
-        images[index] = grid.repeat(side, axis=0).repeat(side, axis=1)[:size, :size]
+        images[index] = _noise(size, SPACINGS_PX[(index - 1) % len(SPACINGS_PX)], str(index))
     return images
+
+
+def _noise(size: int, spacing: int, key: str) -> NDArray[np.int64]:
+    """(S, S, 3): random colours at distances of `spacing` pixels, bilinear between them."""
+    knots = -(-size // spacing) + 1
+    drawn = hashlib.shake_256(key.encode()).digest(knots * knots * 3)
+    colours = np.frombuffer(drawn, np.uint8).astype(np.int64).reshape(knots, knots, 3)
+    at, behind = np.divmod(np.arange(size), spacing)
+    rows = colours[at] * (spacing - behind)[:, None, None] + colours[at + 1] * behind[:, None, None]
+    summed = rows[:, at] * (spacing - behind)[:, None] + rows[:, at + 1] * behind[:, None]
+    return summed // spacing**2
 
 
 def images_sha256(images: NDArray[np.uint8]) -> str:

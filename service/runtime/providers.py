@@ -39,12 +39,9 @@ FP32_TOLERANCE = 2e-4
 COARSE_TOLERANCE = 5e-2
 BF16_TOLERANCE = 1e-1
 BF16_ATTENTION_TOLERANCE = 3e-1
-#: The same for a quarter of the probe pictures, in fp32 and fp16. In a picture of squares, keys of cross-scale
-#: attention are equal, and rounding decides between them. OpenVINO, and onnxruntime on a CPU without AVX-512, add in
-#: another order. Measured there: of eight pictures, two differ (maps by up to 1.1e-1, other outputs by 7e-3), and the
-#: other six by at most 3e-5.
-ODD_TOLERANCE = 2e-2
-ODD_MAP_TOLERANCE = 1.5e-1
+#: The same for a quarter of the probe pictures in bf16: other outputs, and attention and evidence.
+BF16_LARGEST_TOLERANCE = 3e-1
+BF16_LARGEST_MAP_TOLERANCE = 6e-1
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +231,10 @@ class Tolerance(NamedTuple):
 def tolerance(provider: Provider, precision: Precision, computed_in: ComputePrecision = "fp32") -> Tolerance:
     """The tolerance for a provider, weights of a precision, and the precision that is computed in."""
     if computed_in == "bf16":
-        return Tolerance(BF16_TOLERANCE, BF16_ATTENTION_TOLERANCE, BF16_ATTENTION_TOLERANCE, BF16_ATTENTION_TOLERANCE)
-    if provider == "tensorrt":  # no larger one: a network with its scales in another order would pass
-        return Tolerance(COARSE_TOLERANCE, COARSE_TOLERANCE, COARSE_TOLERANCE, COARSE_TOLERANCE)
-    if precision == "fp16":
-        return Tolerance(COARSE_TOLERANCE, COARSE_TOLERANCE, COARSE_TOLERANCE, ODD_MAP_TOLERANCE)
-    return Tolerance(FP32_TOLERANCE, FP32_TOLERANCE, ODD_TOLERANCE, ODD_MAP_TOLERANCE)
+        return Tolerance(BF16_TOLERANCE, BF16_ATTENTION_TOLERANCE, BF16_LARGEST_TOLERANCE, BF16_LARGEST_MAP_TOLERANCE)
+    # No larger one: a network with its scales in another order would pass.
+    allowed = COARSE_TOLERANCE if provider == "tensorrt" or precision == "fp16" else FP32_TOLERANCE
+    return Tolerance(allowed, allowed, allowed, allowed)
 
 
 def install_command(provider: Provider) -> str:

@@ -59,7 +59,7 @@ def test_wrong_answers_show(reference: OnnxSession) -> None:
     trial = try_provider("cpu", lambda _: Rotated(reference), reference, offered(), (1, 8), repeats=1)
     alone, together = trial.sizes
     assert alone.relative <= 1e-6
-    assert together.relative > 0.1 and together.top1 < 1
+    assert together.relative > 0.1
 
 
 def _open(artefact: Path, provider: str) -> OnnxSession:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from graphs import change_weight, edit_manifest, store_probes, write_artefact
 from numpy.typing import NDArray
 
-from model.contract import ArtefactError, Manifest, read_manifest
+from model.contract import INPUT, ArtefactError, Manifest, read_manifest
 from model.probes import STORED, images_sha256, probe_images, recorded, stored_summary, summary
-from service.runtime.artifact import sha256
+from service.runtime.artifact import bundled_artefact, sha256
 from service.runtime.parity import Run, probe_mismatch
 from service.runtime.providers import Tolerance, tolerance
 from service.runtime.session import OnnxSession, open_session
@@ -45,7 +46,7 @@ def running(session: OnnxSession) -> Run:
 
 def test_the_pictures_stay_what_they_are_or_no_stored_answer_is_worth_anything(artefact: Path) -> None:
     images = probe_images(manifest_of(artefact), STORED)
-    assert images_sha256(images) == "af589c3bfa1afea04ccfb55448fbd34507f7cc4cb065e0e45a7e62f9ce0d97cb"
+    assert images_sha256(images) == "f50bb2b14589076371c76df2ad902d38c7908001e0ec0454d45bbfb6e1cb00f8"
     assert (images[0] == 128).all()
     assert len({image.tobytes() for image in images}) == STORED
     shades = images[1:].reshape(STORED - 1, -1)
@@ -82,7 +83,7 @@ def scales_in_another_order(gate: Floats) -> Floats:
     ("weight", "change", "output"),
     [
         ("stem", other_colours, "logits"),
-        ("stem", slightly, "evidence"),
+        ("stem", slightly, "logits"),
         ("head", one_value, "logits"),
         ("gate", scales_in_another_order, "attention"),
         ("mean", slightly, "logits"),
@@ -141,7 +142,7 @@ def test_who_computes_more_coarsely_is_held_less_closely(stored: Path, halved: P
     """fp16 answers compared with fp32 ones, as for TensorRT, which rounds as much."""
     manifest, coarse = manifest_of(stored), running(opened(halved))
     assert probe_mismatch(manifest, coarse, tolerance("tensorrt", "fp32")) is None
-    said = probe_mismatch(manifest, coarse, tolerance("cuda", "fp32")._replace(largest=2e-4, largest_map=2e-4))
+    said = probe_mismatch(manifest, coarse, tolerance("cuda", "fp32"))
     assert said is not None and said.endswith("2e-04 of the largest value is allowed")
 
 
@@ -239,8 +240,17 @@ def test_answers_that_nobody_could_vouch_for_are_not_stored(
     assert manifest_of(artefact).probes is None
 
 
-def test_the_bundled_graph_gives_its_stored_answers_more_closely_than_it_must() -> None:
-    """Also on a processor without AVX-512, which decides otherwise between equal keys in two of the pictures."""
-    session = open_session(provider="cpu")
-    assert session.manifest.probes
-    assert probe_mismatch(session.manifest, running(session), Tolerance(2e-5, 2e-5, 1e-2, 1e-1)) is None
+def test_the_bundled_graph_gives_its_stored_answers_in_whatever_order_it_adds() -> None:
+    """As it does on other processors: unfused, onnxruntime adds in another order."""
+    manifest = open_session(provider="cpu").manifest
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    for level in (levels.ORT_ENABLE_ALL, levels.ORT_DISABLE_ALL):
+        options.graph_optimization_level = level
+        graph = onnxruntime.InferenceSession(bundled_artefact(), options, providers=["CPUExecutionProvider"])
+
+        def run(images: NDArray[np.uint8]) -> dict[str, Floats]:
+            found = graph.run(list(manifest.output_names), {INPUT: images})  # noqa: B023
+            return dict(zip(manifest.output_names, found, strict=True))
+
+        assert manifest.probes and probe_mismatch(manifest, run, Tolerance(2e-5, 2e-5, 2e-5, 2e-5)) is None
