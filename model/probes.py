@@ -41,7 +41,7 @@ def _noise(size: int, spacing: int, key: str) -> NDArray[np.int64]:
     colours = np.frombuffer(drawn, np.uint8).astype(np.int64).reshape(knots, knots, 3)
     at, behind = np.divmod(np.arange(size), spacing)
     rows = colours[at] * (spacing - behind)[:, None, None] + colours[at + 1] * behind[:, None, None]
-    summed = rows[:, at] * (spacing - behind)[:, None] + rows[:, at + 1] * behind[:, None]
+    summed: NDArray[np.int64] = rows[:, at] * (spacing - behind)[:, None] + rows[:, at + 1] * behind[:, None]
     return summed // spacing**2
 
 
