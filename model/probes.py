@@ -30,11 +30,11 @@ def probe_images(manifest: Manifest, count: int = 2) -> NDArray[np.uint8]:
     size = manifest.preprocessing.input_size
     images = np.full((count, size, size, 3), 128, np.uint8)
     for index in range(1, count):
-        images[index] = _noise(size, SPACINGS_PX[(index - 1) % len(SPACINGS_PX)], str(index))
+        images[index] = noise(size, SPACINGS_PX[(index - 1) % len(SPACINGS_PX)], str(index))
     return images
 
 
-def _noise(size: int, spacing: int, key: str) -> NDArray[np.int64]:
+def noise(size: int, spacing: int, key: str) -> NDArray[np.int64]:
     """(S, S, 3): random colours at distances of `spacing` pixels, bilinear between them."""
     knots = -(-size // spacing) + 1
     drawn = hashlib.shake_256(key.encode()).digest(knots * knots * 3)
