@@ -53,7 +53,7 @@ def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> s
             {"fastapi", "starlette", "uvicorn", "onnxruntime", "numpy", "PIL", "rich", "service.app"},
         ),
         ("service.cli.serving", {"torch", "onnx", "sqlalchemy", "rich"}),
-        ("service.cli.worker", {"fastapi", "onnxruntime", "rich"}),  # it turns garbage collection off and imports then
+        ("service.cli.worker", {"fastapi", "onnxruntime", "rich"}),  # it imports them without garbage collection
         ("model.contract", {"torch", "onnxruntime", "numpy", "PIL", "service", "training"}),
         ("bench.cli", {"torch", "timm", "lightning", "onnxruntime", "fastapi", "service"}),
         ("model.image", {"torch", "onnxruntime", "service", "training"}),

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import gc
 import logging
 import socket
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from service.cli.fast_import import fast_import
 from service.cli.output import ARTEFACT_HELP, load_settings, open_model, stop_logged
 from service.config.settings import Settings
 from service.config.urls import is_loopback
@@ -49,8 +49,8 @@ def serve(
 
 def serve_alone(settings: Settings, *, access_log: bool) -> None:
     """Serve with this process until a signal."""
-    gc.disable()  # until the server listens (`freeze_startup_objects`): a fifth of the time to import is saved
-    from service.cli import serving
+    with fast_import():
+        from service.cli import serving
 
     session = open_model(settings, stop_logged)
     listener = _listen(settings)

@@ -3,12 +3,12 @@
 Arguments: the descriptors of the listening socket and of the supervisor's channel. Standard input: the assignment.
 """
 
-import gc
 import pickle
 import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from service.cli.fast_import import fast_import
 from service.cli.output import OnError, open_model
 from service.exit_status import CANNOT_RUN
 from service.runtime.artifact import bundled_artefact
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 def main(listener: socket.socket, channel: socket.socket, assignment: Assignment) -> None:
     """Serve until a signal, or until the supervisor has ended."""
-    gc.disable()  # until the server listens, as in `serve_alone`
-    from service.cli import serving
-    from service.server.workers.link import SupervisorLink
-    from service.telemetry.metric_registry import share_metrics
+    with fast_import():
+        from service.cli import serving
+        from service.server.workers.link import SupervisorLink
+        from service.telemetry.metric_registry import share_metrics
 
     settings, worker, access_log = assignment.settings, assignment.worker, assignment.access_log
     logs.configure(settings.log_level, access_log=access_log, log_format=settings.log_format, worker=worker.index)

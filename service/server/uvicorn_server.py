@@ -197,11 +197,10 @@ def freeze_startup_objects() -> None:
     """Exclude all present objects from garbage collection: a full collection over them takes 0.1 s.
 
     Requests in progress hold a few thousand objects. With Python's threshold of 700 they would be searched for garbage
-    once a request. From here on garbage is collected; during a start it is off, because what a start makes stays.
+    once a request.
     """
     gc.collect()
     gc.freeze()
-    gc.enable()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 

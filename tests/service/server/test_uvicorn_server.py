@@ -146,8 +146,9 @@ def test_a_request_names_one_host(service: Served, request_line: str, hosts: int
 
 FROZEN = """
 import gc, weakref
-gc.disable()  # as a start does
-from service import app
+from service.cli.fast_import import fast_import
+with fast_import():
+    from service import app
 from service.server.uvicorn_server import freeze_startup_objects
 
 class Ring:
