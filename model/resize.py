@@ -1,7 +1,7 @@
 """Resizing of RGB pixels to the network's square input with an antialiased bilinear (triangle) filter.
 
 By Pillow; or for common shapes by SIMD code (cykooz.resizer), if it is installed. The results differ in a few values of
-a thousand, by one level of 256 (docs/decisions/0008).
+a thousand, by one level of 256, and in a few shapes in some values by two (docs/decisions/0008).
 """
 
 import numpy as np
