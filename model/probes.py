@@ -10,8 +10,8 @@ from model.contract import Manifest, Probes
 
 #: Number of stored probe images: grey, noise of each spacing, and two more.
 STORED = 8
-#: Between random colours. Not 3 to 6, and no sharp squares: there the bundled network amplifies rounding 1e5 times, and
-#: processors round differently. In real cells it does so 100 times.
+#: Between random colours. Not 3 to 6, and no sharp squares: there the bundled network amplifies rounding, in which
+#: processors differ, far more than in real cells (docs/decisions/0045).
 SPACINGS_PX = (1, 2, 8, 16, 32)
 #: Stored digits: those of float32. The rounding is far below every tolerance.
 DIGITS = 7

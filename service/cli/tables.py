@@ -1,4 +1,4 @@
-"""Tables on stdout and lines on stderr, for the commands that report. `serve` does not import it: rich takes 0.1 s."""
+"""Tables on stdout and lines on stderr, for the commands that report. `serve` does not import it, to start sooner."""
 
 from rich import box
 from rich.console import Console

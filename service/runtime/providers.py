@@ -39,9 +39,6 @@ FP32_TOLERANCE = 2e-4
 COARSE_TOLERANCE = 5e-2
 BF16_TOLERANCE = 1e-1
 BF16_ATTENTION_TOLERANCE = 3e-1
-#: The same for a quarter of the probe pictures in bf16: other outputs, and attention and evidence.
-BF16_LARGEST_TOLERANCE = 3e-1
-BF16_LARGEST_MAP_TOLERANCE = 6e-1
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +228,7 @@ class Tolerance(NamedTuple):
 def tolerance(provider: Provider, precision: Precision, computed_in: ComputePrecision = "fp32") -> Tolerance:
     """The tolerance for a provider, weights of a precision, and the precision that is computed in."""
     if computed_in == "bf16":
-        return Tolerance(BF16_TOLERANCE, BF16_ATTENTION_TOLERANCE, BF16_LARGEST_TOLERANCE, BF16_LARGEST_MAP_TOLERANCE)
+        return Tolerance(BF16_TOLERANCE, BF16_ATTENTION_TOLERANCE, BF16_ATTENTION_TOLERANCE, BF16_ATTENTION_TOLERANCE)
     # No larger one: a network with its scales in another order would pass.
     allowed = COARSE_TOLERANCE if provider == "tensorrt" or precision == "fp16" else FP32_TOLERANCE
     return Tolerance(allowed, allowed, allowed, allowed)

@@ -55,11 +55,12 @@ class Rotated:
         return Outputs(*(np.roll(array, 1, axis=0) for array in self._session.run(images)))
 
 
-def test_wrong_answers_show(reference: OnnxSession) -> None:
+def test_wrong_answers_show() -> None:
+    reference = open_session(provider="cpu")  # the bundled network: its classes for the probe pictures differ
     trial = try_provider("cpu", lambda _: Rotated(reference), reference, offered(), (1, 8), repeats=1)
     alone, together = trial.sizes
     assert alone.relative <= 1e-6
-    assert together.relative > 0.1
+    assert together.relative > 0.1 and together.top1 < 1
 
 
 def _open(artefact: Path, provider: str) -> OnnxSession:
