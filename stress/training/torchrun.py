@@ -21,12 +21,12 @@ def free_port() -> int:
 class Agent:
     """One torchrun; its output and that of its processes goes to `log`."""
 
-    def __init__(self, options: list[str], arguments: list[str], log: Path, **environment: str) -> None:
+    def __init__(self, options: list[str], module: str, arguments: list[str], log: Path) -> None:
         self.log = log
         with log.open("ab") as said:
             self.popen = subprocess.Popen(
-                [str(COMMAND), *options, "-m", "training.cli", *arguments],
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+                [str(COMMAND), *options, "-m", module, *arguments],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdout=said,
                 stderr=said,
             )
@@ -36,7 +36,10 @@ class Agent:
         pid = self.popen.pid
         found: dict[int, int] = {}
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            try:
+                variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):  # it has just ended
+                continue
             ranks = [variable[5:] for variable in variables if variable.startswith(b"RANK=")]
             found |= {int(rank): int(child) for rank in ranks}
         return found
@@ -56,7 +59,12 @@ class Agent:
 
 @contextmanager
 def machines(
-    count: int, processes: int, arguments: Callable[[int], list[str]], log: Callable[[int], Path], *options: str
+    count: int,
+    processes: int,
+    arguments: Callable[[int], list[str]],
+    log: Callable[[int], Path],
+    *options: str,
+    module: str = "training.cli",
 ) -> Iterator[list[Agent]]:
     """Run a number of torchrun agents of one training on this machine; all are ended afterwards.
 
@@ -65,10 +73,11 @@ def machines(
         arguments: of marrowlens-train, by machine.
         log: by machine.
         options: of torchrun.
+        module: what torchrun starts.
     """
     meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
     sizes = ["--nnodes", str(count), "--nproc-per-node", str(processes)]
-    agents = [Agent([*meet, *sizes, *options], arguments(at), log(at)) for at in range(count)]
+    agents = [Agent([*meet, *sizes, *options], module, arguments(at), log(at)) for at in range(count)]
     try:
         yield agents
     finally:

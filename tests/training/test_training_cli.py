@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import typer
+from pauses import moment, paused
 from serving import client
 
 from model.contract import INPUT, OUTPUTS, read_manifest
@@ -219,12 +220,9 @@ def test_an_interrupted_run_is_picked_up(workspace: Path, tmp_path: Path) -> Non
     config, run = tmp_path / "long.toml", tmp_path / "run"
     config.write_text(CONFIG.replace("epochs = 2", "epochs = 5"))
     arguments = ("fit", config, "--data", workspace, "--out", run)
-    fitting = commands.start(*arguments, log=tmp_path / "log")
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    while not checkpoint.exists():
-        fitting.join(0.01)
-        assert fitting.is_alive(), (tmp_path / "log").read_text()  # it must not end before the interruption
-    fitting.kill()
+    fitting = commands.start(*arguments, log=tmp_path / "log", **moment(run / "checkpoints" / "last.ckpt", 2))
+    with paused(fitting):
+        fitting.kill()
     fitting.join()
     assert not (run / "weights.safetensors").exists()
     _made(*arguments)

@@ -7,6 +7,8 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from pauses import pause_when_asked
+
 _FORKS = multiprocessing.get_context("forkserver")
 # Not training.terminal nor what imports it: a process learns there, from its environment, which of several it is.
 _FORKS.set_forkserver_preload(
@@ -54,6 +56,7 @@ def _run(arguments: list[str], log: Path, environment: dict[str, str], more: int
 
     from training.cli import app
 
+    pause_when_asked()
     if more is not None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + more

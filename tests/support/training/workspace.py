@@ -5,6 +5,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import commands
+import pauses
 import torch
 from safetensors.torch import load_file
 
@@ -31,8 +32,10 @@ class Workspace:
         folder = self.folder
         return [*map(str, ("fit", folder / f"{name}.toml", "--data", folder, "--out", folder / "runs" / run)), *options]
 
-    def start(self, name: str, run: str, *options: str) -> BaseProcess:
-        return commands.start(*self.arguments(name, run, *options), log=self.folder / f"{run}.log")
+    def start(self, name: str, run: str, *options: str, pause: int) -> BaseProcess:
+        """Start a training that pauses before it puts its checkpoint in its place for so many times."""
+        moment = pauses.moment(self.checkpoint(run), pause)
+        return commands.start(*self.arguments(name, run, *options), log=self.folder / f"{run}.log", **moment)
 
     def fit(self, name: str, run: str, *options: str) -> None:
         assert commands.run(*self.arguments(name, run, *options), log=self.folder / f"{run}.log") == 0, self.said(run)

@@ -14,6 +14,7 @@ import commands
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pauses import moment, paused
 from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
@@ -102,11 +103,10 @@ def planned(bench: Bench) -> str:
 def killed(bench: Bench, planned: str) -> dict[str, int]:
     """Files written when the comparison was killed in its second run."""
     del planned
-    process = commands.start(*bench.arguments("all", ALL), log=bench.folder / "killed.log")
-    while not (bench.out / "micro" / "seed-4" / "config.toml").exists():
-        process.join(0.002)
-        assert process.is_alive(), (bench.folder / "killed.log").read_text()
-    process.kill()
+    second = moment(bench.out / "micro" / "seed-4" / "checkpoints" / "last.ckpt")
+    process = commands.start(*bench.arguments("all", ALL), log=bench.folder / "killed.log", **second)
+    with paused(process):
+        process.kill()
     process.join()
     assert not (bench.out / "micro" / "seed-4" / "artefact").exists()
     return bench.written()
@@ -325,15 +325,13 @@ def test_one_entry_is_not_trained_without_the_one_that_it_learns_from(bench: Ben
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(bench: Bench, tmp_path: Path) -> None:
-    long, log = HEAD + "budget.epochs = 500\n" + MICRO, tmp_path / "log"
-    process = commands.start(*bench.arguments("long", long), "--out", tmp_path / "out", log=log)
-    while not (tmp_path / "out" / "micro" / "seed-3" / "checkpoints" / "last.ckpt").exists():
-        process.join(0.002)
-        assert process.is_alive(), log.read_text()
-    assert process.pid is not None
-    code, said = bench.compare("second", long, "--out", tmp_path / "out")
+    long, log = HEAD + "budget.epochs = 3\n" + MICRO, tmp_path / "log"
+    first = moment(tmp_path / "out" / "micro" / "seed-3" / "checkpoints" / "last.ckpt")
+    process = commands.start(*bench.arguments("long", long), "--out", tmp_path / "out", log=log, **first)
+    with paused(process) as pid:
+        code, said = bench.compare("second", long, "--out", tmp_path / "out")
+        os.kill(pid, signal.SIGINT)
     assert code == 2 and "another comparison runs in this folder" in said
-    os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
     assert "run the same command to resume" in log.read_text()

@@ -2,11 +2,10 @@
 
 import os
 import signal
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 
 import pytest
 import torch
+from pauses import paused
 from workspace import Workspace
 
 from training.drawn.painter import write_folder
@@ -80,48 +79,42 @@ def test_every_epoch_has_its_loss_and_its_accuracy_on_what_it_learns_and_on_what
         assert all(value >= 0 and (value <= 1 or "loss" in name) for value in values.values()), name
 
 
-def _when(happened: Callable[[], bool], fitting: BaseProcess) -> None:
-    """Wait for a condition; fails if the run ends before."""
-    while not happened():
-        fitting.join(0.002)
-        assert fitting.is_alive(), "the run ended before it could be interrupted"
-
-
 @pytest.mark.slow
 def test_killed_within_an_epoch_while_a_checkpoint_is_written(workspace: Workspace, unbroken: bytes) -> None:
-    fitting = workspace.start("student", "killed", "--checkpoint-every", "1")
+    fitting = workspace.start("student", "killed", "--checkpoint-every", "1", pause=3)
     checkpoint = workspace.checkpoint("killed")
-    _when(checkpoint.exists, fitting)
-    _when(checkpoint.with_name(f".{checkpoint.name}.unfinished").exists, fitting)
-    fitting.kill()
+    with paused(fitting):
+        assert checkpoint.with_name(f".{checkpoint.name}.unfinished").exists()
+        fitting.kill()
     fitting.join()
     assert fitting.exitcode == -signal.SIGKILL
-    state = torch.load(checkpoint, weights_only=True)  # complete, even if it was being replaced
-    assert 0 < state["global_step"] < 25
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2  # complete, though it was being replaced
     workspace.fit("student", "killed")
     assert workspace.weights("killed") == unbroken
     assert workspace.curves("killed") == workspace.curves("unbroken")  # of the whole epoch, also of the interrupted one
 
 
 @pytest.mark.slow
-def test_killed_between_two_checkpoints(workspace: Workspace, unbroken: bytes) -> None:
-    fitting = workspace.start("student", "killed late")
-    _when(workspace.checkpoint("killed late").exists, fitting)
-    fitting.kill()
+def test_killed_an_epoch_after_its_last_checkpoint(workspace: Workspace, unbroken: bytes) -> None:
+    fitting = workspace.start("student", "killed late", pause=2)
+    with paused(fitting):
+        fitting.kill()
     fitting.join()
     workspace.fit("student", "killed late")
     assert workspace.weights("killed late") == unbroken
 
 
 def test_told_to_stop_it_ends_the_step_and_says_how_to_go_on(workspace: Workspace, unbroken: bytes) -> None:
-    checkpoint, seen = workspace.checkpoint("told"), 0
+    """Within an epoch at first, then after its last step."""
+    checkpoint, stopped_at = workspace.checkpoint("told"), []
     for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        fitting = workspace.start("student", "told")
-        _when(lambda seen=seen: checkpoint.exists() and checkpoint.stat().st_mtime_ns != seen, fitting)
-        os.kill(fitting.pid, signum)
+        fitting = workspace.start("student", "told", "--checkpoint-every", "2", pause=1)
+        with paused(fitting) as pid:
+            os.kill(pid, signum)
         fitting.join()
-        seen = checkpoint.stat().st_mtime_ns
         assert fitting.exitcode == code
+        stopped_at.append(torch.load(checkpoint, weights_only=True)["global_step"])
+    assert stopped_at == [3, 4]
     assert workspace.said("told").count("run the same command to resume") == 2
     assert "Traceback" not in workspace.said("told")
     workspace.fit("student", "told")

@@ -5,17 +5,19 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import commands
+import pauses
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from workspace import Workspace
 
-from stress.training.torchrun import free_port, machines
+from stress.training.torchrun import Agent, free_port, machines
 from training.process import Process
 
 #: Everything that is random in a step.
@@ -89,27 +91,46 @@ def test_one_machine_alone_writes_and_speaks(workspace: Workspace, unbroken: lis
     assert "Warning" not in workspace.said(first.name)
 
 
+@contextmanager
+def _paused(agents: list[Agent]) -> Iterator[None]:
+    """Wait until the process of rank 0, on any of these machines, has paused; it goes on after the block."""
+    found: list[int] = []
+
+    def pausing() -> bool:
+        found[:] = [pid for agent in agents for pid in agent.ranks().values() if pauses.is_paused(pid)]
+        return bool(found)
+
+    agents[0].wait_until(pausing)
+    try:
+        yield
+    finally:
+        pauses.go_on(found[0])
+
+
 @pytest.mark.slow
 def test_told_to_stop_and_killed_it_goes_on_as_if_nothing_had_happened(
-    workspace: Workspace, unbroken: list[Path]
+    workspace: Workspace, unbroken: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM on one of two machines, as on preemption; then SIGKILL of one of two processes on one machine."""
     arguments = [*workspace.arguments("random", "broken"), "--checkpoint-every", "1"]
     checkpoint, log = workspace.checkpoint("broken"), workspace.folder / "broken.log"
-    with machines(2, 1, lambda _: arguments, lambda _: log) as agents:
-        agents[0].wait_until(checkpoint.exists)
-        agents[1].popen.send_signal(signal.SIGTERM)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(pauses.__file__).parent), str(Path.cwd())]))
+    for name, value in pauses.moment(checkpoint, 2).items():
+        monkeypatch.setenv(name, value)
+    with machines(2, 1, lambda _: arguments, lambda _: log, module="pauses") as agents:
+        with _paused(agents):
+            agents[1].popen.send_signal(signal.SIGTERM)
+            agents[0].wait_until(lambda: "closing signal SIGTERM" in log.read_text())  # torchrun passes it on
         assert all(agent.popen.wait() for agent in agents)  # not 0, which a cluster takes for success
     assert "run the same command to resume" in log.read_text()
     stopped = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 0 < stopped < 10
+    assert 2 <= stopped < 10
 
-    written = checkpoint.stat().st_mtime_ns
-    with machines(1, 2, lambda _: arguments, lambda _: log) as (agent,):
-        agent.wait_until(lambda: checkpoint.stat().st_mtime_ns != written)
-        ranks = agent.ranks()
-        assert sorted(ranks) == [0, 1]
-        os.kill(ranks[1], signal.SIGKILL)
+    with machines(1, 2, lambda _: arguments, lambda _: log, module="pauses") as (agent,):
+        with _paused([agent]):
+            ranks = agent.ranks()
+            assert sorted(ranks) == [0, 1]
+            os.kill(ranks[1], signal.SIGKILL)
         assert agent.popen.wait() != 0
         assert not Path(f"/proc/{ranks[0]}").exists()
     killed = torch.load(checkpoint, weights_only=True)["global_step"]
