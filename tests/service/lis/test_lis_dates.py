@@ -1,6 +1,7 @@
 """Dates and times from REST and HL7: stored as the same day, or refused; never a 500."""
 
 import json
+import re
 import time
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
@@ -16,7 +17,7 @@ from sender import ERIKA, Sender
 from serving import client, refused
 
 from service.config.lis import LisSettings
-from service.lis.domain.report import CollectedAt, Moment
+from service.lis.domain.report import COLLECTION_FIELDS, CollectedAt, Moment
 from service.lis.exchange.astm import records
 from service.lis.exchange.channels import receivers
 from service.lis.exchange.code_map import CodeMap
@@ -100,7 +101,7 @@ def test_by_rest_a_time_is_kept_or_refused(artefact: Path, tmp_path: Path) -> No
         "20260504083000-2359",
         "20260504083000+9900",
         "00000504",
-        "202605",
+        "202613",
         "1777883400",
     ],
 )
@@ -112,6 +113,25 @@ def test_by_hl7_a_time_that_is_none_is_ae_at_its_place(value: str) -> None:
         said = answer(order(PID, spm, ORC, obr))
         assert "\rMSA|AE|ORD-1\r" in said
         assert f"\rERR||{place}|102^" in said
+
+
+@pytest.mark.parametrize("value", ["2026", "202605"])
+def test_by_hl7_a_collection_time_without_a_day_is_set_aside_with_a_warning(value: str) -> None:
+    own = SPM.rpartition("|")[0]
+    for spm, obr, place, kept in (
+        (f"{own}|{value}", OBR, "SPM^1^17", None),
+        (f"{own}|{value}", f"{OBR}|||20260504", "SPM^1^17", {"OBR-7": "20260504"}),
+        (f"{own}|20260504^{value}", OBR, "SPM^1^17", {"SPM-17": "20260504"}),
+        (own, f"{OBR}|||{value}", "OBR^1^7", None),
+        (own, f"{OBR}|||20260504|{value}", "OBR^1^8", {"OBR-7": "20260504"}),
+    ):
+        raw = order(PID, spm, ORC, obr)
+        said = answer(raw)
+        assert "\rMSA|AA|ORD-1\r" in said
+        assert f"\rERR||{place}|102^" in said and "|W|" in said
+        (found,) = OrderReader().read(raw.encode(), read_header(raw.encode())).orders
+        times = {name: sent for name, sent in (found.order.as_ordered or {}).items() if name in COLLECTION_FIELDS}
+        assert (times or None, found.collected_at is None) == (kept, kept is None)
 
 
 @pytest.mark.parametrize("by_machine", [False, True])
@@ -178,11 +198,16 @@ def test_a_birth_day_with_an_impossible_time_is_none(value: str) -> None:
 def test_any_digits_are_the_day_that_they_say_or_refused(value: str) -> None:
     raw = order(PID, SPM.rpartition("|")[0] + f"|{value}", ORC, OBR).encode()
     try:
-        (taken,) = OrderReader("ASCII", zone=UTC).read(raw, read_header(raw)).orders
+        found = OrderReader("ASCII", zone=UTC).read(raw, read_header(raw))
     except OrderRefused as tls_error:
         assert (tls_error.code, tls_error.location) == ("102", "SPM^1^17")
         return
-    assert taken.collected_at is not None
+    (taken,) = found.orders
+    if len(re.split("[-+.]", value)[0]) < 8:
+        assert taken.collected_at is None
+        assert [(each.code, each.location) for each in found.warnings] == [("102", "SPM^1^17")]
+        return
+    assert taken.collected_at is not None and not found.warnings
     sign, digits = value[-5], value[-4:]
     ahead = timedelta(hours=int(digits[:2]), minutes=int(digits[2:])) if sign in "+-" else timedelta()
     there = taken.collected_at.astimezone(timezone(-ahead if sign == "-" else ahead))

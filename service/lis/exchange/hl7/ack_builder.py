@@ -33,8 +33,13 @@ ERROR_CODES = {
 }
 #: Conditions for an acknowledgement (HL7 table 0155): always, never, on error, on success.
 ACK_CONDITIONS = {"AL", "NE", "ER", "SU"}
-#: Answer message by order event, and order control code of an accepted order (HL7 table 0119).
-ANSWERS = {"O33": ("ORL", "O34", "ORL_O34"), "O21": ("ORL", "O22", "ORL_O22"), "O01": ("ORR", "O02", "ORR_O02")}
+#: Answer message by order event, and the versions that define it: from the first one to before the second.
+ANSWERS = {
+    "O33": (("ORL", "O34", "ORL_O34"), (2, 5), (2, 9)),
+    "O21": (("ORL", "O22", "ORL_O22"), (2, 4), (2, 9)),
+    "O01": (("ORR", "O02", "ORR_O02"), (2, 1), (2, 7)),
+}
+#: Order control code of an accepted order (HL7 table 0119).
 ACCEPTED = {
     OrderAction.NEW: "OK",
     OrderAction.CHANGE: "XR",
@@ -92,13 +97,18 @@ def _wanted(condition: str, failed: bool) -> bool:
 
 def accept_ack(header: Header, outcome: Outcome, stamp: ReplyMetadata) -> str:
     """CA, CE or CR: whether the message is stored."""
-    kind = ("ACK", header.event or None, "ACK")
-    return message([_answer_header(header, kind, stamp), *_msa_and_err(header, outcome, "C")])
+    return message([_answer_header(header, _plain(header), stamp), *_msa_and_err(header, outcome, "C")])
+
+
+def _plain(header: Header) -> tuple[str, str | None, str]:
+    return "ACK", header.event or None, "ACK"
 
 
 def application_ack(header: Header, outcome: Outcome, stamp: ReplyMetadata) -> str:
-    """AA, AE or AR, in the order's response message; in ACK for other events."""
-    kind = ANSWERS.get(header.event, ("ACK", header.event or None, "ACK"))
+    """AA, AE or AR, in the order's response message; in ACK for other events and where the version defines none."""
+    kind, since, until = ANSWERS.get(header.event, (_plain(header), (), ()))
+    if _is_before(header, *since) or not _is_before(header, *until):
+        kind = _plain(header)
     answer = [_answer_header(header, kind, stamp), *_msa_and_err(header, outcome, "A")]
     if not outcome.refused and outcome.orders and kind[0] == "ORL":
         answer.extend(_accepted_orders(outcome.orders, stamp, by_specimen=kind[1] == "O34"))

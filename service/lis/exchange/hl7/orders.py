@@ -13,6 +13,7 @@ from service.lis.domain.report import Order, Patient, PatientNumber, collected
 from service.lis.exchange.hl7.reader import Header, MessageRejected, Segment, read_segments
 from service.lis.exchange.hl7.timestamps import (
     is_date,
+    lacks_day,
     parse_date,
     parse_timestamp,
     parse_zone,
@@ -134,6 +135,7 @@ class OrderReader:
                 found.warnings.append(aside)
                 continue
             found.orders.append(_order(request, pid, patient, zone))
+            found.warnings.extend(_times_set_aside(request))
         return found
 
     def _read_patients(self, raw: bytes, header: Header) -> ReceivedOrders:
@@ -259,6 +261,19 @@ def _verbatim(*segments: Segment | None) -> Iterator[tuple[str, str]]:
             yield f"{name}-{field}", value
 
 
+def _times_set_aside(request: _Request) -> Iterator[OrderWarning]:
+    """Collection times that say only a year or a month: like a birth date of that kind they are not known."""
+    for segment, field in ((request.spm, 17), (request.obr, 7), (request.obr, 8)):
+        if segment and any(lacks_day(segment.get(field, component)) for component in (1, 2)):
+            yield OrderWarning("102", "set aside: a collection time without a day", segment.location(field))
+
+
+def _time_with_a_day(segment: Segment, field: int, component: int) -> str:
+    """A timestamp as it was sent; nothing for one that says only a year or a month."""
+    value = segment.get(field, component)
+    return "" if lacks_day(value) else value
+
+
 def _collection_time(obr: Segment | None, spm: Segment | None, zone: tzinfo | None) -> Iterator[tuple[str, str]]:
     """The collection time as it was sent, of a range both ends; a date stays a date, a time without an offset gets that
     of its zone."""
@@ -268,7 +283,7 @@ def _collection_time(obr: Segment | None, spm: Segment | None, zone: tzinfo | No
             continue
         if last is not None and last < moment:
             raise OrderRefused("102", "the collection ends before it begins", segment.location(ends[0]))
-        sent = [segment.get(*begins), segment.get(*ends)]
+        sent = [_time_with_a_day(segment, *place) for place in (begins, ends)]
         yield name, "^".join(_with_offset(each, zone) for each in sent if each)
         return
 
@@ -440,7 +455,7 @@ def _line(segment: Segment | None, field: int, component: int = 1, *, repetition
 
 
 def _moment(segment: Segment | None, field: int, zone: tzinfo | None, component: int = 1) -> datetime | None:
-    value = segment.get(field, component) if segment else ""
+    value = _time_with_a_day(segment, field, component) if segment else ""
     if segment is None or not value:
         return None
     try:

@@ -64,6 +64,12 @@ def is_date(value: str) -> bool:
     return bool(found and found[3] and not found[4])
 
 
+def lacks_day(value: str) -> bool:
+    """Whether a timestamp says only a year, or a year and a month."""
+    found = _PARTS.fullmatch(value)
+    return bool(found and not found[3] and 1 <= int(found[2] or 1) <= 12)
+
+
 def parse_zone(value: str) -> tzinfo | None:
     """The time zone of a timestamp; None if it has none, or is no timestamp.
 

@@ -128,6 +128,23 @@ def test_an_early_sender_is_answered_in_the_form_of_its_time(version: str) -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "answered"),
+    [
+        ("OML^O33", "2.4", "ACK^O33^ACK"),
+        ("OML^O33^OML_O33", "2.5", "ORL^O34^ORL_O34"),
+        ("OML^O21", "2.4", "ORL^O22^ORL_O22"),
+        (ORM, "2.6", "ORR^O02^ORR_O02"),
+        (ORM, "2.7", "ACK^O01^ACK"),
+    ],
+)
+def test_an_answer_has_a_structure_that_its_version_defines(kind: str, version: str, answered: str) -> None:
+    said = answer(order(PID, *([SPM] if "O33" in kind else []), ORC, OBR, kind=kind, f12=version))
+    assert said.split("|")[8] == answered
+    assert "\rMSA|AA|ORD-1" in said
+    assert parse_message(said, validation_level=VALIDATION_LEVEL.STRICT).validate()
+
+
 def test_an_answer_goes_back_to_whom_the_message_came_from_in_its_characters() -> None:
     said = answer(order(PID, SPM, ORC, OBR, f3="LIS^1.2.3^ISO", f4="A\\T\\B", f5="M", f18="8859/1"))
     assert said.split("|")[2:6] == ["M", "LAB", "LIS^1.2.3^ISO", "A\\T\\B"]
