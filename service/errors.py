@@ -67,7 +67,7 @@ class TooManyConnections(ServiceError):
     """The limit of open connections is reached, and each has a request in progress."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"all {limit} connections are in use, which is the limit; retry later")
+        super().__init__(f"all of the {limit} connections that are allowed are in use; retry later")
         self.limit = limit
         self.retry_after_s = 1.0
 
@@ -151,7 +151,7 @@ class UploadMemoryExhausted(ServiceError):
 
     def __init__(self, limit_bytes: int, whose: Literal["all", "your"] = "all") -> None:
         super().__init__(
-            f"{whose} requests in progress use all of the {limit_bytes} bytes of memory that they may use; retry later"
+            f"{whose} requests in progress have reached the memory limit of {limit_bytes} bytes; retry later"
         )
         self.limit_bytes = limit_bytes
         self.retry_after_s = 1.0
@@ -207,7 +207,7 @@ class RoleMissing(Forbidden):
     """The caller lacks the role."""
 
     def __init__(self, role: str) -> None:
-        super().__init__(f"you lack the role {role}; whoever maintains the roles of this service can give it")
+        super().__init__(f"the role {role} is missing; ask the administrator of this service to assign it")
         self.role = role
 
 

@@ -61,7 +61,7 @@ def beside(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     page: Annotated[Path, typer.Option(help="Where the figures are put, between their marks.")] = PAGE,
 ) -> None:
-    """Compare the rate on one machine with a plain `marrowlens score`, in turns, with the bundled model."""
+    """Compare the rate on one machine with a plain `marrowlens score`, alternately, with the bundled model."""
     with tempfile.TemporaryDirectory(prefix="ml") as name:
         folder, found = Path(name), list[tuple[Ran, Ran]]()
         cells = folder / "cells"
@@ -76,7 +76,7 @@ def beside(
             typer.echo(f"round {number + 1}: {ran}")
             found.append((ran["plain"], ran["ray"]))
     said = (
-        f"{pictures} JPEGs of 400 x 400 px in a folder, the bundled model, {plural(rounds, 'round')} in turns, "
+        f"{pictures} JPEGs of 400 x 400 px in a folder, the bundled model, {plural(rounds, 'round')}, alternating, "
         f"{len(os.sched_getaffinity(0))} actors of one CPU. A ratio is Ray's rate divided by that of the plain run's "
         "whole command: the rate of Ray's whole command, and its rate once an actor runs. Ratios in CPU time, which "
         "other programs change least, compare the plain process with the actors alone, and with all processes of Ray "
@@ -112,7 +112,7 @@ def limit(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     page: Annotated[Path, typer.Option(help="Where the figures are put, between their marks.")] = LIMIT_PAGE,
 ) -> None:
-    """Compare the CPU time of `marrowlens score` with that of decoding and the bare session, in turns."""
+    """Compare the CPU time of `marrowlens score` with that of decoding and the bare session, alternately."""
     found: list[tuple[float, float, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="ml") as name:
         folder = Path(name)
@@ -127,8 +127,8 @@ def limit(
             typer.echo(f"round {number + 1}: {found[-1]}")
     said = (
         f"{pictures} JPEGs of 250 x 250 px and 48 KB in a folder, the bundled model, {len(os.sched_getaffinity(0))} "
-        f"threads, batches of {BATCH}, {plural(rounds, 'round')} in turns. CPU time of whole commands; for a picture, "
-        f"that of a run on {BATCH} pictures is subtracted first. A ratio is the time of decoding and the bare session, "
+        f"threads, batches of {BATCH}, {plural(rounds, 'round')}, alternating. CPU time of whole commands; for a "
+        f"picture, that of a run on {BATCH} pictures is subtracted first. A ratio is the time of decoding and the bare session, "
         "divided by that of `marrowlens score`."
     )
     _put(page, "limit", said, _limit_table(found, pictures))

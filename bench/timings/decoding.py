@@ -2,8 +2,8 @@
 
     python -m bench.timings.decoding --cells ../shared/cells/originals --rounds 60
 
-Each cell is written in every accepted format. A round decodes all cells once with each decoder, in turns. Times are CPU
-time of one thread; ratios are taken within a round, so that other programs disturb little. Prints a Markdown table.
+Each cell is written in every accepted format. A round decodes all cells once with each decoder, alternately. Times are
+CPU time of one thread; ratios are taken within a round, so that other programs disturb little. Prints a Markdown table.
 """
 
 import argparse

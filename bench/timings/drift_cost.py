@@ -2,7 +2,7 @@
 
     python -m bench.timings.drift_cost
 
-Both are timed in turns on one thread, with the bundled model's reference. The minimum counts, because other programs
+Both are timed alternately on one thread, with the bundled model's reference. The minimum counts, because other programs
 only add time. Drift is computed for sixteen pictures together: smaller calls are timed until sixteen are collected, and
 each gets its share.
 """

@@ -5,7 +5,7 @@ Run it in the environment of OpenVINO, which `make serve RUNTIME=openvino` creat
     .venv-serve-openvino/bin/python -m bench.timings.precision --cells ../shared/cells [--every 1] [--rounds 15]
 
 Classifies the cells of the bundled model's split with the `cpu` provider and with MARROWLENS_PRECISION=bf16, and counts
-where the answers differ. Then times both on the same random cells in turns, on one thread. Times are CPU time, and
+where the answers differ. Then times both alternately on the same random cells, on one thread. Times are CPU time, and
 ratios are taken within a round, so that other programs disturb little. Prints JSON.
 """
 

@@ -178,9 +178,9 @@ class CodeFlow:
             log.warning("Sign-in failed: the issuer's token endpoint: %s", error)
             raise SignInFailed("the issuer's answer was not accepted; sign in again") from None
         if not secrets.compare_digest(str(claims.get("nonce", "")).encode(), pending.nonce.encode()):
-            raise SignInFailed("the ID token is of another sign-in (nonce); sign in again")
+            raise SignInFailed("the ID token belongs to another sign-in (nonce); sign in again")
         if claims.get("azp", self._client_id) != self._client_id:
-            raise SignInFailed("the ID token is of another client (azp); sign in again")
+            raise SignInFailed("the ID token was issued to another client (azp); sign in again")
         return claims
 
     def _check_is_recent(self, authenticated_s: float | None) -> None:

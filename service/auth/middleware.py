@@ -133,7 +133,7 @@ class AuthMiddleware:
 
     def _check_origin(self, method: str, headers: Headers) -> None:
         if method not in ("GET", "HEAD") and headers.get("sec-fetch-site") in _OTHER_SITES:
-            raise Forbidden("Cross-site request: pages of other sites may only read (Sec-Fetch-Site)")
+            raise Forbidden("Cross-site request (Sec-Fetch-Site): other sites may send only GET and HEAD")
         host = headers.get("host")  # every browser sends it
         if self._loopback_only and host is not None and not is_loopback(host_name(host)):
             raise Forbidden(

@@ -89,7 +89,10 @@ _RETRY_S = 1.0
 def migrate(
     wait_s: Annotated[float, typer.Option(min=0, help="Maximum time to wait for the database, in seconds.")] = 0,
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; wait until the tables are of this version.")
+        bool,
+        typer.Option(
+            "--check", help="Change nothing; exit with 1 unless the tables are of this version within --wait-s."
+        ),
     ] = False,
 ) -> None:
     """Create the database's tables, or migrate them to this version; `serve` does it too.

@@ -348,7 +348,7 @@ class LisSettings(BaseSettings):
         if self.retry_most_s < self.retry_first_s:
             raise ValueError(
                 f"MARROWLENS_LIS_RETRY_MOST_S={self.retry_most_s:g} is below MARROWLENS_LIS_RETRY_FIRST_S="
-                f"{self.retry_first_s:g}; raise the first or lower the second"
+                f"{self.retry_first_s:g}; raise MARROWLENS_LIS_RETRY_MOST_S or lower MARROWLENS_LIS_RETRY_FIRST_S"
             )
         if (self.hl7_tls_cert is None) != (self.hl7_tls_key is None):
             raise ValueError(

@@ -132,7 +132,7 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         description="refuse every artefact, the bundled one included, unless a sha256sum list or a public key is set",
     )
     provider: ProviderChoice = Field(
-        "auto", description="onnxruntime execution provider; auto: the fastest one available"
+        "auto", description="onnxruntime execution provider; auto: the first of tensorrt, cuda and cpu that works"
     )
     precision: PrecisionChoice = Field(
         "fp32",
@@ -216,7 +216,7 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         description="number of most recent pictures that input drift is measured over, at least 200; 0: off",
     )
     drift_reference: Path | None = Field(
-        None, description="file written by `marrowlens drift reference`. Default: the reference inside the artefact"
+        None, description="file written by `marrowlens drift reference`. Default: NAME.drift.json beside the artefact"
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="minimum level of log lines"
@@ -280,7 +280,7 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
             raise ValueError(
                 f"MARROWLENS_MAX_QUEUE_SIZE={self.max_queue_size} is below "
                 f"MARROWLENS_MAX_BATCH_SIZE={self.max_batch_size}: "
-                "no batch could fill; raise the first or lower the second"
+                "no batch could fill; raise MARROWLENS_MAX_QUEUE_SIZE or lower MARROWLENS_MAX_BATCH_SIZE"
             )
         if 0 < self.drift_window < MIN_DRIFT_WINDOW:
             raise ValueError(
@@ -289,7 +289,8 @@ class Settings(BaseSettings, HttpSettings, AuthSettings):
         if self.max_body_bytes < self.max_image_bytes:
             raise ValueError(
                 f"MARROWLENS_MAX_BODY_BYTES={self.max_body_bytes} is below MARROWLENS_MAX_IMAGE_BYTES="
-                f"{self.max_image_bytes}: no batch could hold the largest picture; raise the first or lower the second"
+                f"{self.max_image_bytes}: no batch could hold the largest picture; raise MARROWLENS_MAX_BODY_BYTES or "
+                "lower MARROWLENS_MAX_IMAGE_BYTES"
             )
         if names := paths_holding_urls(self):
             raise ValueError(f"{PREFIX}{names[0].upper()} is a URL; set a path on this machine")

@@ -349,14 +349,16 @@ class Laboratory:
             async with asyncio.timeout(PATIENCE_S):
                 await PICTURES.run(action, *arguments)
         except (OSError, StorageUnavailable, ThreadPoolFull) as error:  # TimeoutError is an OSError
-            log.warning("stored pictures are not settled (%s); the sweep does it later", type(error).__name__)
+            log.warning(
+                "stored pictures could not be moved or deleted (%s); the next sweep retries", type(error).__name__
+            )
 
     async def _expire(self) -> None:
         with suppress(StorageUnavailable):  # the next run does what is left
             if count := await DATABASE.run(self._retention.erase_patients, self.picture_store):
-                log.info("patients' data of %s erased after their days", plural(count, "specimen"))
+                log.info("retention period over: patients' data of %s erased", plural(count, "specimen"))
             if count := await DATABASE.run(self._retention.expire_messages):
-                log.info("%s emptied after their days", plural(count, "delivered message"))
+                log.info("retention period over: text of %s deleted", plural(count, "delivered message"))
             await DATABASE.run(self.presence.forget_silent)
             await DATABASE.run(self._retention.empty_log)
 

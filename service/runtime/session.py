@@ -127,7 +127,7 @@ def open_session(
     with the CPU.
 
     Args:
-        provider: "auto" takes the best one that works, and logs why others do not.
+        provider: "auto" takes the first one that works, and logs why those before it do not.
         precision: "bf16" computes the trunk in bf16 on OpenVINO, or fails; "auto" does so where it works.
         batch_sizes: sizes of the calls, ascending. A GPU pads or splits other sizes to these, OpenVINO splits them.
         engine_cache: folder for TensorRT engines. Without it every opening builds them, which takes minutes.

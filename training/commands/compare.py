@@ -73,7 +73,7 @@ def speed(
         typer.Option("--cpu-time", help="Count CPU seconds of all threads: for a busy machine."),
     ] = False,
 ) -> None:
-    """Time exported models in onnxruntime on the CPU, side by side: in turns, medians over rounds."""
+    """Time exported models in onnxruntime on the CPU, side by side: alternately, medians over rounds."""
     with report_errors():
         threads = threads or cores()
         subjects = {str(path): load_artefact(path, threads) for path in paths}

@@ -175,8 +175,8 @@ def find_lr(
 ) -> None:
     """Find a learning rate: train a few steps with a growing rate and follow the loss. Keeps nothing.
 
-    Pretrained weights and frozen parts are used as configured. Suggested is the rate where the loss falls fastest on
-    the way to its least.
+    Pretrained weights and frozen parts are used as configured. The suggestion is the rate at which the loss falls
+    fastest before its minimum.
     """
     with report_errors(), tempfile.TemporaryDirectory() as folder:
         from training.fit.lr_finder import LearningRateRange

@@ -33,7 +33,7 @@ def non_cell_pictures(size: int) -> dict[str, Pictures]:
 
 
 def _noise(generator: np.random.Generator, size: int, at: int) -> NDArray[np.uint8]:
-    """Uniform noise, coloured or grey, in turns as it is and blurred."""
+    """Uniform noise, coloured or grey, alternately unchanged and blurred."""
     channels = 3 if at % 2 else 1
     noise = generator.integers(0, 256, (size, size, channels)).repeat(3 // channels, axis=2).astype(np.float64)
     if at % 4 > 1:

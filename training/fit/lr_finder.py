@@ -64,9 +64,9 @@ class LearningRateRange(Callback):
             trainer.limit_val_batches = 0
 
     def finding(self) -> Finding:
-        """The rate where the loss falls fastest by the logarithm of the rate, on the way to its least.
+        """The rate where the loss falls fastest by the logarithm of the rate, before its minimum.
 
-        Beyond the least the training becomes unstable: the loss rises, and may fall steeply between two jumps.
+        Beyond the minimum the training becomes unstable: the loss rises, and may fall steeply between two jumps.
 
         Raises:
             ValueError: too few steps, or the loss never fell.

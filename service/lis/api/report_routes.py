@@ -1,4 +1,4 @@
-"""Reports for people: as PDF, and beside the report before."""
+"""Reports for people: as PDF, and compared with the previous report."""
 
 from typing import Annotated, Any, Literal
 
@@ -76,7 +76,7 @@ def _pdf(content: bytes, report: Report) -> Response:
 
 @router.get(
     "/specimens/{specimen_id}/comparison",
-    summary="Compare with the report before",
+    summary="Compare with the previous report",
     dependencies=[AuditedRead],
     response_model_exclude_none=True,
     responses=examples.answering(examples.COMPARISON) | problem_responses(404, 422, 503),
@@ -84,8 +84,8 @@ def _pdf(content: bytes, report: Report) -> Response:
 async def compare_with_previous(
     request: Request, specimen_id: SpecimenId, caller: CurrentCaller, lab: CurrentLaboratory, sent: ReaderHeader = None
 ) -> Comparison:
-    """The specimen's result beside its signed report before, or else beside the last one of another specimen of the
-    patient. With MARROWLENS_LIS_AUDIT_READS both specimens get a row in the audit trail."""
+    """The specimen's result and its previous signed report, or else the last one of another specimen of the patient.
+    With MARROWLENS_LIS_AUDIT_READS both specimens get a row in the audit trail."""
     found: Comparison = await lab.query(lab.use_cases.comparison, specimen_id)
     if found.previous is not None and not found.same_specimen:
         await audit_read(request, caller, lab, found.previous.specimen_id, sent)

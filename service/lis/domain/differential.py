@@ -20,7 +20,7 @@ NOT_ACCEPTED = ("review", "reject")
 
 @dataclass(frozen=True, slots=True)
 class ClassifiedCell:
-    """One picture sent to a specimen.
+    """One picture for a specimen, with the answer of the model.
 
     `top` holds the most probable classes with their probabilities, best first; None for a picture that the specimen
     already has. `key` is the client's own name for it. `decision` is None without a trust reference.

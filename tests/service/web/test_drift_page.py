@@ -32,7 +32,7 @@ def noise(seed: int) -> bytes:
 def test_the_page_says_what_has_changed_and_what_to_do(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}/about") as visited:
         words = visited.page.locator("#drift-words")
-        expect(words).to_contain_text("0 pictures since the start. Drift is measured from 100 pictures on.")
+        expect(words).to_contain_text("0 pictures since the start. Drift is measured once there are 100 pictures.")
         expect(visited.page.locator("#drift-do")).to_be_hidden()
         files = [("images", (f"{n}.png", noise(n), "image/png")) for n in range(104)]
         httpx.post(f"{url}/classify/batch?maps=none", files=files, timeout=120).raise_for_status()

@@ -95,7 +95,7 @@ def test_the_patients_report_before_is_beside_the_new_one(browser: Browser, lab:
     with at(browser, lab, f"lab/{second}/report", locale="de-DE") as visited:
         page = visited.page
         page.wait_for_selector(f"#report{LOADED}")
-        expect(page.locator("#previous-title")).to_contain_text("Neben dem Bericht derselben Person")
+        expect(page.locator("#previous-title")).to_contain_text("Verglichen mit dem Bericht derselben Person")
         expect(page.locator("#previous-specimen")).to_have_text("Probe FIRST")
         expect(page.locator("#previous-rows")).to_contain_text("M:E")
 

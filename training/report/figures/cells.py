@@ -65,7 +65,7 @@ class CellMaps:
 def gallery_rows(scores: Scores) -> NDArray[np.int64]:
     """Rows of 12 correct and 12 wrong predictions, drawn at random with a fixed seed.
 
-    The correct ones are drawn class by class in turns, so that a frequent class does not fill the gallery.
+    The correct ones are drawn from each class in turn, so that a frequent class does not fill the gallery.
     """
     shuffled = np.random.default_rng(0).permutation(len(scores))
     correct = (scores.predicted == scores.labels)[shuffled]

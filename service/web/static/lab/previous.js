@@ -1,4 +1,4 @@
-/** The result beside the signed report before: of the specimen, or else of the patient. Changes are marked. */
+/** The result and the previous signed report of the specimen, or else of the patient. Changes are marked. */
 
 import { json } from "../page/api.js";
 import { byId, element, hiddenText } from "../page/element.js";
