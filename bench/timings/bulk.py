@@ -128,8 +128,8 @@ def limit(
     said = (
         f"{pictures} JPEGs of 250 x 250 px and 48 KB in a folder, the bundled model, {len(os.sched_getaffinity(0))} "
         f"threads, batches of {BATCH}, {plural(rounds, 'round')}, alternating. CPU time of whole commands; for a "
-        f"picture, that of a run on {BATCH} pictures is subtracted first. A ratio is the time of decoding and the bare session, "
-        "divided by that of `marrowlens score`."
+        f"picture, that of a run on {BATCH} pictures is subtracted first. A ratio is the time of decoding and the "
+        "bare session, divided by that of `marrowlens score`."
     )
     _put(page, "limit", said, _limit_table(found, pictures))
 
