@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from model.plural import plural
 from service.api.disconnect import while_connected
@@ -28,14 +29,16 @@ if TYPE_CHECKING:  # imports SQLAlchemy
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["specimens"], dependencies=[KnownQuery])
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
 Key = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key",
+        alias=IDEMPOTENCY_KEY,
         min_length=1,
         max_length=MAX_KEY,
         pattern=r"^[\x21-\x7e]+$",
-        description="Your name for the picture in the body. The same picture sent again under it is the same cell.",
+        description="Your name for the one picture that is the body (image/*). The same picture sent again under it is "
+        "the same cell. Refused with a form or an archive: send keys=names with them.",
     ),
 ]
 
@@ -117,8 +120,17 @@ async def see_cell(
 async def _uploads(
     request: Request, key: str | None, memory: MemoryReservation, service: AppState
 ) -> AsyncIterator[Upload]:
+    """The pictures of the body.
+
+    Raises:
+        RequestValidationError: a key, and a body that is not one picture.
+        ServiceError: as `one_picture` and `many_pictures`.
+    """
     if content_type(request).startswith("image/"):
         return _alone(Upload(key, await one_picture(request, memory, service.limits)))
+    if key is not None:
+        message = "names one picture; send the picture as the body (image/*), or file names as keys with keys=names"
+        raise RequestValidationError([{"loc": ("header", IDEMPOTENCY_KEY), "type": "value_error", "msg": message}])
     return await many_pictures(request, memory, service.limits)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Draw
-from serving import client, refused, tarred
+from serving import client, refused, tarred, zipped
 from starlette.testclient import TestClient
 
 from service.api.uploads.body import MAX_JSON_BYTES
@@ -164,6 +164,29 @@ def test_a_picture_is_added_once_under_a_key_or_by_itself(http: TestClient, draw
     # Without a key the picture itself says which cell it is.
     assert http.post(path, content=draw(1), headers=alone).json()["added"] == 0
     assert http.get(f"/specimens/{specimen}").json()["cells"] == 1
+
+
+@pytest.mark.parametrize("query", ["", "?keys=names"])
+@pytest.mark.parametrize("body", ["form", "two in a form", "tar", "zip", "lines"])
+def test_a_key_is_refused_unless_one_picture_is_the_body(http: TestClient, draw: Draw, query: str, body: str) -> None:
+    specimen = opened(http)
+    bodies: dict[str, dict[str, Any]] = {
+        "form": {"files": {"images": ("cell.png", draw(1))}},
+        "two in a form": {"files": [("images", ("cell.png", draw(seed))) for seed in (1, 2)]},
+        "tar": {"content": tarred([("cell.png", draw(1))]), "headers": {"Content-Type": "application/x-tar"}},
+        "zip": {"content": zipped([("cell.png", draw(1))]), "headers": {"Content-Type": "application/zip"}},
+        "lines": {"content": b"{}", "headers": {"Content-Type": "application/x-ndjson"}},
+    }
+    sent = bodies[body]
+    headers = sent.pop("headers", {}) | {"Idempotency-Key": "slide-1/7"}
+    answer = http.post(f"/specimens/{specimen}/cells{query}", headers=headers, **sent)
+    problem = refused(answer, 422, "invalid-parameter")
+    assert "Idempotency-Key" in problem.detail and "image/*" in problem.detail and "keys=names" in problem.detail
+    assert http.get(f"/specimens/{specimen}").json()["cells"] == 0
+    # Without the key, two different pictures with one file name are two cells.
+    for seed in (1, 2):
+        http.post(f"/specimens/{specimen}/cells", files={"images": ("cell.png", draw(seed))}).raise_for_status()
+    assert http.get(f"/specimens/{specimen}").json()["cells"] == 2
 
 
 def test_names_are_keys_where_the_client_says_so(http: TestClient, draw: Draw) -> None:
