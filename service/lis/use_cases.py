@@ -367,6 +367,18 @@ class UseCases:
             readings = cells.list_readings(session, cell)
             return CellHistory.model_validate({**dict(self._cell(cell, unsupported)), "readings": readings})
 
+    def cell_picture(self, specimen_id: str, place: int) -> str:
+        """SHA-256 of a cell's picture. Raises UnknownSpecimen, also if the specimen was erased.
+
+        The picture of an erased specimen's cell may still be stored for a cell of another specimen.
+        """
+        with self.database.reading() as session:
+            row = specimens.get(session, specimen_id)
+            cell = cells.get(session, row, place)
+            if row.state == State.ERASED:
+                raise UnknownSpecimen("picture")
+            return cell.sha256
+
     def report(self, specimen_id: str, version: int) -> bytes:
         """One version of the report: the stored JSON, byte for byte. Raises UnknownSpecimen."""
         with self.database.reading() as session:

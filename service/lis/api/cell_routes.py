@@ -112,9 +112,12 @@ async def see_cell(
         Query(description="`overlay`: the evidence for the suggested class, drawn over the cell"),
     ] = "picture",
 ) -> Response:
-    """The picture as it was sent, if the laboratory stores pictures and it has not expired."""
-    cell = await lab.query(lab.use_cases.cell, specimen_id, place)
-    return picture_response(await lab.load_picture(cell.sha256, kind), "picture")
+    """The picture as it was sent, if the laboratory stores pictures and it has not expired.
+
+    404 for a cell of an erased specimen, also if another specimen has the same picture.
+    """
+    sha256 = await lab.query(lab.use_cases.cell_picture, specimen_id, place)
+    return picture_response(await lab.load_picture(sha256, kind), "picture")
 
 
 async def _uploads(

@@ -48,13 +48,14 @@ def erase(session: Session, specimen: SpecimenRow, actor: Actor, reason: str) ->
     specimen.state = State.ERASED
     specimen.revision += 1
     session.flush()
-    erased = {"messages": messages, "dropped": dropped, "reports": len(reports), "pictures": len(cells)}
+    of_cells = {cell.sha256 for cell in cells}
+    pictures = sorted(of_cells - pictures_needed(session, sorted(of_cells)))
+    erased = {"messages": messages, "dropped": dropped, "reports": len(reports), "pictures": len(pictures)}
     digest = cells_digest(specimen, cells)
     audit.record_change(
         session, actor, "erase", specimen, reason=reason, **erased, places=len(cells), cells_digest=digest
     )
-    pictures = {cell.sha256 for cell in cells}
-    return sorted(pictures - pictures_needed(session, sorted(pictures)))
+    return pictures
 
 
 def _empty_messages(session: Session, specimen: SpecimenRow) -> tuple[list[str], list[str]]:

@@ -156,11 +156,12 @@ def _erase(record: AuditRecord, row: AuditRow, details: dict[str, Any]) -> None:
     _empty(record, details["messages"])
     for control_id in details["dropped"]:
         record.messages[control_id].state = MessageState.DROPPED
-    counts = (details["reports"], "report"), (len(details["messages"]), "message"), (details["pictures"], "picture")
+    counts = (details["reports"], "report"), (len(details["messages"]), "message")
     parts = ", ".join(plural(count, noun) for count, noun in counts)
+    # Not `details["pictures"]`: rows of earlier versions count the pictures that other specimens still have.
     record.erased.append(
         f"row {row.number}: {row.actor} erased specimen {row.specimen_id} at {row.at} ({details['reason']}): patient, "
-        f"order, {parts}"
+        f"order, {parts}, pictures of {plural(details['places'], 'cell')} except those that another specimen has"
     )
 
 

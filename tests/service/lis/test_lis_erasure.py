@@ -4,20 +4,22 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
 from conftest import Draw
 from lab import classified, manifest, open_request, sign_request, use_cases, user
-from serving import client
+from serving import client, refused
 from sqlalchemy import select, text, update
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from service.cli.main import app as command_line
 from service.config.lis import LisSettings
 from service.errors import Conflict, UnknownSpecimen, WrongState
 from service.lis.domain import erasure
-from service.lis.picture_store import PictureStore
+from service.lis.picture_store import KINDS, PictureStore
 from service.lis.retention import Retention
 from service.lis.schemas import WithReason
 from service.lis.storage import audit, audit_checks, outbox
@@ -155,6 +157,36 @@ def test_a_picture_of_two_specimens_stays_until_both_are_erased(front: UseCases,
     first, second = (signed(front, artefact, number, name="shared") for number in ("BM-1", "BM-2"))
     [_, pictures], [_, more] = erase(front, first), erase(front, second)
     assert (len(list(pictures)), len(list(more))) == (1, 2)  # type: ignore[call-overload]
+
+
+def test_a_shared_picture_is_shown_at_the_other_specimen_only(artefact: Path, tmp_path: Path, draw: Draw) -> None:
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+    draws = {"fhir_url": "http://127.0.0.1:9/fhir", "fhir_pictures": True, "deliver": False}
+    with client(artefact, lis=LisSettings(database=url, **draws)) as http:  # type: ignore[arg-type]
+        http.headers.update(WHO)
+        erased, other = (_signed_over_http(http, number, draw(1), draw(seed)) for number, seed in (("1", 2), ("2", 3)))
+        shown = [f"/specimens/{specimen}/cells/1/picture?kind=" for specimen in (erased, other)]
+        assert {http.get(path + kind).status_code for path in shown for kind in KINDS} == {200}
+        http.post(f"/specimens/{erased}/erase", json={"revision": 3, "reason": "case 17"}).raise_for_status()
+        for place, kind in product((1, 2), KINDS):
+            gone = http.get(f"/specimens/{erased}/cells/{place}/picture", params={"kind": kind})
+            assert "no such picture" in refused(gone, 404, "unknown-specimen").detail
+        assert {http.get(shown[1] + kind).status_code for kind in KINDS} == {200}
+        [row] = [each for each in http.get(f"/specimens/{erased}/audit").json()["entries"] if each["action"] == "erase"]
+        assert (row["details"]["places"], row["details"]["pictures"]) == (2, 1)
+        assert http.get(f"/specimens/{erased}/cells").json()["cells"][0]["place"] == 1  # classes stay
+    said = CliRunner().invoke(command_line, ["audit", "verify"], env={"MARROWLENS_LIS_DATABASE": url})
+    assert said.exit_code == 0, said.output
+    assert "pictures of 2 cells except those that another specimen has" in said.output
+
+
+def _signed_over_http(http: TestClient, number: str, *pictures: bytes) -> str:
+    specimen = str(http.post("/specimens", json={"number": number, "patient": PATIENT}).json()["id"])
+    files = [("images", (f"{n}.png", picture)) for n, picture in enumerate(pictures)]
+    http.post(f"/specimens/{specimen}/cells", files=files).raise_for_status()
+    body = {"revision": 2, "accept_unread": True, "accept_below_target": True}
+    http.post(f"/specimens/{specimen}/sign", json=body).raise_for_status()
+    return specimen
 
 
 def test_a_picture_goes_although_another_specimen_had_it_by_mistake(front: UseCases, artefact: Path) -> None:
