@@ -32,6 +32,7 @@ from service.lis.exchange.code_map import CodeMap, CodeTableError, ResultCode
 from service.lis.exchange.delivery import age_s
 from service.lis.exchange.observations import Coded
 from service.lis.laboratory import Laboratory, stored_pictures
+from service.lis.picture_store import PictureStore
 from service.lis.storage import audit, outbox
 from service.lis.storage.database import Database, DatabaseConfigError
 from service.lis.storage.outbox import DeliveryInProgress, LaterReportSent
@@ -49,8 +50,8 @@ NOT_MIGRATED = 1
 
 @contextmanager
 def open_session(*, writing: bool = False) -> Iterator[Session]:
-    """A transaction on the laboratory's database; exits if it is not available."""
-    with _database() as database, database.writing() if writing else database.reading() as session:
+    """A transaction on the laboratory's database; exits if it is not available, or has no tables of this version."""
+    with _existing_database() as database, database.writing() if writing else database.reading() as session:
         yield session
 
 
@@ -64,6 +65,20 @@ def _database() -> Iterator[Database]:
             database.close()
     except (DatabaseConfigError, StorageUnavailable) as error:
         stop(f"MARROWLENS_LIS_DATABASE: {error}")
+
+
+@contextmanager
+def _existing_database() -> Iterator[Database]:
+    """As `_database`, with tables of this version: only `migrate` and `serve` create or change them."""
+    with _database() as database:
+        database.check_tables()
+        yield database
+
+
+def laboratory_pictures() -> PictureStore | None:
+    """The laboratory's picture store; exits without a database, so that a wrong path creates no folder."""
+    with _existing_database():
+        return stored_pictures(laboratory_settings().lis)
 
 
 def laboratory_settings() -> Settings:
@@ -387,7 +402,7 @@ def erase(
     Counts, classes and the audit trail stay. The specimen is then listed by its id alone. Undelivered messages are
     dropped.
     """
-    picture_store = stored_pictures(laboratory_settings().lis)
+    picture_store = laboratory_pictures()
     with open_session(writing=True) as session:
         row = _specimen(session, number)
         try:
@@ -428,6 +443,8 @@ def deliver() -> None:
     try:
         if settings.lis.delivery == "off":
             stop("MARROWLENS_LIS_DELIVERY=off: nothing is delivered; remove it when each held message is decided")
+        with _database() as database:
+            database.check_exists()
         laboratory = Laboratory(settings, MetricRegistry(), only_delivers=True)
         asyncio.run(_delivering(laboratory, settings.shutdown_timeout_s))
     except LaboratoryConfigError as error:

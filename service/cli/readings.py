@@ -8,12 +8,11 @@ import typer
 
 from model import atomic_file
 from model.plural import plural
-from service.cli.lis import laboratory_settings, open_session, operator
+from service.cli.lis import laboratory_pictures, open_session, operator
 from service.cli.output import AsJson, stop
 from service.cli.tables import new_table, print_tables
 from service.lis.agreement import agreement_of
 from service.lis.domain.read_cells import export_read_cells, list_read_cells
-from service.lis.laboratory import stored_pictures
 from service.lis.schemas import Agreement, Share
 from service.lis.storage.file_rights import create_private_folder
 from service.lis.training_list import LIST_NAME, File, exported
@@ -35,7 +34,7 @@ def export(
 
     Exit codes: 0 written, 2 nothing was written.
     """
-    store = stored_pictures(laboratory_settings().lis)
+    store = laboratory_pictures()
     if store is None:
         stop("pictures are not stored, so a list would be empty; set MARROWLENS_LIS_PICTURES")
     if folder.exists() and any(folder.iterdir()):

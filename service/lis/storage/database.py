@@ -137,23 +137,61 @@ class Database:
             ) from error
 
     def is_current(self) -> bool:
-        """Whether the tables are of this version of the service. Changes nothing.
+        """Whether the tables are of this version of the service. Changes nothing; a missing SQLite file is not created.
 
         Raises:
             StorageUnavailable: the database does not answer.
             DatabaseConfigError: the tables are of a later version.
         """
-        scripts = ScriptDirectory.from_config(_alembic())
+        return not self._is_missing_file() and self._found_revisions() == set(_scripts().get_heads())
+
+    def check_exists(self) -> None:
+        """Check that the SQLite file exists: a connection would create it.
+
+        Raises:
+            DatabaseConfigError: it does not exist.
+        """
+        if self._is_missing_file():
+            raise DatabaseConfigError(
+                f"the file {self.engine.url.database} does not exist; check the path, or create it with "
+                "`marrowlens lis migrate`"
+            )
+
+    def check_tables(self) -> None:
+        """Check that the tables exist and are of this version of the service. Changes nothing.
+
+        Raises:
+            StorageUnavailable: the database does not answer.
+            DatabaseConfigError: the SQLite file or the tables do not exist, or the tables are of another version.
+        """
+        self.check_exists()
+        found = self._found_revisions()
+        if not found:
+            raise DatabaseConfigError("the database has no tables; check its name, or run `marrowlens lis migrate`")
+        if found != set(_scripts().get_heads()):
+            raise DatabaseConfigError("the tables are of an earlier version; run `marrowlens lis migrate`")
+
+    def _is_missing_file(self) -> bool:
+        path = self.engine.url.database
+        return self.is_sqlite and path is not None and not Path(path).exists()
+
+    def _found_revisions(self) -> set[str]:
+        """Revisions of the tables; empty without tables.
+
+        Raises:
+            StorageUnavailable: the database does not answer.
+            DatabaseConfigError: the tables are of a later version.
+        """
         try:
             with self.engine.execution_options(marrowlens_purpose="read").connect() as connection:
                 found = set(MigrationContext.configure(connection).get_current_heads())
         except DBAPIError as error:
             raise _unreachable(error) from error
-        if unknown := found - {script.revision for script in scripts.walk_revisions()}:
+        if unknown := found - {script.revision for script in _scripts().walk_revisions()}:
             raise DatabaseConfigError(
                 f"the tables are of a later version of marrowlens: {', '.join(sorted(unknown))}; update"
             )
-        return found == set(scripts.get_heads())
+        return found
 
     def empty_log(self) -> bool:
         """Whether SQLite's write-ahead log is empty now: until then it keeps what was erased. PostgreSQL needs no call.
@@ -181,6 +219,10 @@ def _alembic() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic())
 
 
 def _unreachable(error: DBAPIError) -> Exception:

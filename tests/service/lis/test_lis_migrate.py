@@ -8,9 +8,12 @@ from pathlib import Path
 
 import forks
 import pytest
+from click.testing import Result
 from databases import Postgres, free_port, postgres
 from serving import COMMAND
+from typer.testing import CliRunner
 
+from service.cli.main import app as command_line
 from service.lis.storage.database import Database
 
 
@@ -118,3 +121,64 @@ def test_without_a_laboratory_it_says_what_is_missing() -> None:
     refused = migrate("")
     assert refused.returncode == 2
     assert "set MARROWLENS_LIS_DATABASE" in refused.stderr
+
+
+#: Commands on an existing laboratory, with what each types.
+COMMANDS = (
+    ("lis", "status"),
+    ("lis", "merged"),
+    ("lis", "show"),
+    ("lis", "retry", "--all"),
+    ("lis", "confirm", "1"),
+    ("lis", "drop", "1", "--why", "case 17"),
+    ("lis", "erase", "BM-1", "--why", "case 17"),
+    ("audit", "verify"),
+    ("audit", "compare", "1"),
+    ("readings", "agreement"),
+    ("readings", "export", "out"),
+)
+
+
+def on_database(url: str, folder: Path, words: tuple[str, ...]) -> Result:
+    """A command, with `null` on stdin. Names of files in it are of the folder."""
+    typed = [str(folder / word) if word == "out" else word for word in words]
+    return CliRunner().invoke(command_line, typed, input="null", env={"MARROWLENS_LIS_DATABASE": url})
+
+
+@pytest.mark.parametrize("words", [*COMMANDS, ("lis", "deliver")], ids=" ".join)
+def test_a_wrong_path_is_named_and_nothing_is_created(words: tuple[str, ...], tmp_path: Path) -> None:
+    refused = on_database(sqlite(tmp_path), tmp_path, words)
+    assert refused.exit_code == 2
+    assert f"MARROWLENS_LIS_DATABASE: the file {tmp_path / 'lab.db'} does not exist" in refused.stderr
+    assert "check the path" in refused.stderr and "marrowlens lis migrate" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_creates_no_file(tmp_path: Path) -> None:
+    assert migrate(sqlite(tmp_path), "--check").returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_file_without_tables_is_named(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "lab.db").touch()
+    refused = on_database(sqlite(tmp_path), tmp_path, words)
+    assert refused.exit_code == 2
+    assert "the database has no tables" in refused.stderr and "marrowlens lis migrate" in refused.stderr
+    assert "does not respond" not in refused.stderr
+    assert not (tmp_path / "out").exists() and not (tmp_path / "lab.db.pictures").exists()
+
+
+def test_tables_that_do_not_exist_or_are_older_are_named(database_url: str, tmp_path: Path) -> None:
+    database = Database(database_url)
+    database.migrate()
+    assert on_database(database_url, tmp_path, ("lis", "status")).exit_code == 0
+    for version, said in (("0010", "of an earlier version"), ("9999", "of a later version")):
+        with database.writing() as session:
+            session.connection().exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
+        refused = on_database(database_url, tmp_path, ("lis", "status"))
+        assert (refused.exit_code, said in refused.stderr) == (2, True), refused.stderr
+    with database.writing() as session:
+        session.connection().exec_driver_sql("DROP TABLE alembic_version")
+    database.close()
+    assert "has no tables" in on_database(database_url, tmp_path, ("lis", "status")).stderr
