@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictBool, StrictInt
 
 from model.fields import Code, Sha256
 from model.trust.decision import Decision
@@ -27,7 +27,11 @@ from service.lis.storage.states import MessageState, State
 
 
 class RequestBody(BaseModel):
-    """A JSON request body. Unknown fields are refused."""
+    """A JSON request body. Unknown fields are refused.
+
+    Numbers and flags are StrictInt and StrictBool: pydantic would read true as 1 and "t" as true. `strict` of the whole
+    model would refuse dates.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -41,13 +45,13 @@ class OpenSpecimen(RequestBody):
     collected_at: CollectedAt | None = Field(
         None, description="collection time, 1900 to 2199; a time needs its time zone"
     )
-    target_cells: int | None = Field(
+    target_cells: StrictInt | None = Field(
         None, gt=0, le=100_000, description="cells to count; default: MARROWLENS_LIS_TARGET_CELLS"
     )
 
 
 class _WithRevision(RequestBody):
-    revision: int = Field(
+    revision: StrictInt = Field(
         ge=1, le=MAX_INTEGER, description="the specimen's revision that you have seen; 409 if it has changed"
     )
 
@@ -58,8 +62,8 @@ class ChangeSpecimen(_WithRevision):
     patient: Patient | None = None
     order: Order | None = None
     collected_at: CollectedAt | None = None
-    target_cells: int | None = Field(None, gt=0, le=100_000)
-    megakaryocytes: int | None = Field(None, ge=0, le=100_000, description="counted separately by a person")
+    target_cells: StrictInt | None = Field(None, gt=0, le=100_000)
+    megakaryocytes: StrictInt | None = Field(None, ge=0, le=100_000, description="counted separately by a person")
     megakaryocyte_assessment: MegakaryocyteAssessment | None = Field(
         None, description="the acting person is its author"
     )
@@ -77,10 +81,10 @@ class SignSpecimen(_WithRevision):
     comment: Text | None = Field(
         None, description="sent with the report; absent: the specimen's draft; null: no comment"
     )
-    accept_unread: bool = Field(
+    accept_unread: StrictBool = Field(
         False, description="sign although cells wait for review; the report states their number"
     )
-    accept_below_target: bool = Field(
+    accept_below_target: StrictBool = Field(
         False, description="sign although fewer cells are counted than `target_cells`; the report says so"
     )
 
@@ -213,7 +217,7 @@ class Specimen(SpecimenSummary):
 class Look(RequestBody):
     """What a person looks at in an open page."""
 
-    place: int | None = Field(None, ge=1, le=MAX_INTEGER, description="of the cell")
+    place: StrictInt | None = Field(None, ge=1, le=MAX_INTEGER, description="of the cell")
     code: Code | None = Field(None, description="class code, if they look at the cells of one class")
 
 

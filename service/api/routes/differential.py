@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from model.fields import Code
 from service.api.openapi import problem_responses
@@ -17,7 +17,7 @@ from service.errors import NoTrustReference
 
 router = APIRouter(tags=["cells"], route_class=JsonRoute)
 _MOST_CELLS = 10_000_000
-Count = Annotated[int, Field(ge=0, le=_MOST_CELLS)]
+Count = Annotated[StrictInt, Field(ge=0, le=_MOST_CELLS)]
 
 
 class ClassCounts(BaseModel):
@@ -29,7 +29,7 @@ class ClassCounts(BaseModel):
         description="number of cells by class code", max_length=1000, examples=[{"PMO": 2, "NGS": 31}]
     )
     problems: Count = Field(0, description="pictures without a result")
-    corrected: bool = Field(
+    corrected: StrictBool = Field(
         False, description="add shares corrected by the confusion matrix; 422 for a model without a trust reference"
     )
 

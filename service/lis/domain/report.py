@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints, model_validator
 
 from model.contract import PartName
 from model.fields import Code, Sha256
@@ -273,8 +273,8 @@ class CellReading(Document):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    place: int = Field(ge=1, le=MAX_INTEGER)
-    version: int = Field(
+    place: StrictInt = Field(ge=1, le=MAX_INTEGER)
+    version: StrictInt = Field(
         ge=1, le=MAX_INTEGER, description="the cell's version that you have seen; 409 if it has changed"
     )
     code: Code = Field(description="the cell's current class to confirm it, or another one")
