@@ -229,6 +229,7 @@ class SpecimenChange:
     comment: str | None = None
     cleared: frozenset[Clearable] = frozenset()
     moves_patient: bool = False  # the laboratory's system has merged two patients
+    number: str | None = None
 
 
 def same_patient(row: SpecimenRow, patient: Patient) -> bool:
@@ -256,6 +257,8 @@ def change(session: Session, row: SpecimenRow, new: SpecimenChange, actor: Actor
         order = dict(values.get("order", row.order))
         fields = {name: text for name, text in (order.pop("as_ordered", None) or {}).items() if name != "PID-18"}
         values["order"] = order | ({"as_ordered": fields} if fields else {})
+    if new.number is not None:
+        row.key = _free_key(session, new.number, find_by_number(session, new.number))
     old = {name: getattr(row, name) for name in values}
     for name, value in values.items():
         setattr(row, name, value)
@@ -283,7 +286,8 @@ def _new_values(new: SpecimenChange) -> dict[str, Any]:
     values: dict[str, Any] = {
         name: document.model_dump(mode="json", exclude_none=True) for name, document in documents.items() if document
     }
-    plain = {name: getattr(new, name) for name in ("collected_at", "target_cells", "megakaryocytes", "comment")}
+    plain_names = ("number", "collected_at", "target_cells", "megakaryocytes", "comment")
+    plain = {name: getattr(new, name) for name in plain_names}
     values |= {name: value for name, value in plain.items() if value is not None}
     return values | dict.fromkeys(new.cleared - values.keys())
 

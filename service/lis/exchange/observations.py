@@ -156,7 +156,7 @@ def not_measured(report: Report) -> list[str]:
         if each.value is None:
             reason, *more = each.notes
             by_reason.setdefault(reason, []).append(f"{each.name} ({'; '.join(more)})" if more else each.name)
-    return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+    return [f"{reason}: {'; '.join(names)}" for reason, names in by_reason.items()]
 
 
 def _classes(report: Report) -> Iterator[Observation]:

@@ -12,10 +12,30 @@ from service.lis.storage.tables import SpecimenRow
 
 
 def candidates(session: Session, order: IncomingOrder) -> Sequence[SpecimenRow]:
-    """The specimens that an order may be about: those on its tube, or without one those of its numbers."""
-    if order.number is not None:
-        return specimens.find_by_number(session, order.number)
-    return specimens.find_by_order(session, order.order.placer_number, order.order.filler_number)
+    """The specimens that an order may be about: those on its tube, or without one those of its numbers.
+
+    A new order is also about the specimen that it has already, if one of the two messages did not name the tube.
+    """
+    of_order = specimens.find_by_order(session, order.order.placer_number, order.order.filler_number)
+    if order.number is None:
+        return of_order
+    on_tube = specimens.find_by_number(session, order.number)
+    own = [
+        row
+        for row in of_order
+        if (not order.has_label or lacks_label(row)) and _is_about(row, order) and row not in on_tube
+    ]
+    return [*on_tube, *own]
+
+
+def lacks_label(row: SpecimenRow) -> bool:
+    """Whether the specimen was opened under a number of its order, because no message named its tube."""
+    known = Order.model_validate(row.order)
+    return row.number in numbers(known) and "SPM-2" not in (known.as_ordered or {})
+
+
+def _is_about(row: SpecimenRow, order: IncomingOrder) -> bool:
+    return specimens.same_patient(row, order.patient) and is_same_order(row, order)
 
 
 def match(found: Sequence[SpecimenRow], order: IncomingOrder) -> SpecimenRow | None:
@@ -24,10 +44,11 @@ def match(found: Sequence[SpecimenRow], order: IncomingOrder) -> SpecimenRow | N
     Raises:
         OrderRefused: several fit.
     """
-    alike = [row for row in found if specimens.same_patient(row, order.patient) and is_same_order(row, order)]
+    alike = [row for row in found if _is_about(row, order)]
     active = [row for row in alike if row.state != State.CANCELLED]
     if len(active) > 1 or (len(alike) > 1 and not active and not numbers(order.order)):
-        missing = "specimen number" if order.number is None else "order's placer and filler number"
+        is_labelled = order.number is not None and order.has_label
+        missing = "order's placer and filler number" if is_labelled else "specimen number"
         raise OrderRefused(DUPLICATE_KEY, f"several specimens fit this order; send the {missing}", order.place())
     return next(iter(active or alike), None)
 

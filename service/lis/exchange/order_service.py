@@ -18,6 +18,7 @@ from service.lis.exchange.order_matching import (
     check_agrees,
     check_filler,
     is_other_order,
+    lacks_label,
     match,
     numbers,
 )
@@ -62,10 +63,16 @@ def accept_orders(session: Session, message: MessageIdentity, content: Sequence[
     orders = [each for each in content if isinstance(each, IncomingOrder)]
     patients.update(session, updates, actor)
     specimens.lock_rows(session, [row.row for order in orders for row in candidates(session, order)])
-    is_replaced = any(order.action is OrderAction.REPLACEMENT for order in orders)
     for order in orders:
-        _take(session, order, actor, target_cells, is_replaced=is_replaced)
+        _take(session, order, actor, target_cells, is_replaced=_is_replaced(order, orders))
     return True
+
+
+def _is_replaced(order: IncomingOrder, message: Sequence[IncomingOrder]) -> bool:
+    """Whether a new order (RO) of the message replaces this one (RP): one of its tube, or one on a tube without RP."""
+    replaced_on = {each.number for each in message if each.action is OrderAction.REPLACE}
+    new_on = {each.number for each in message if each.action is OrderAction.REPLACEMENT}
+    return order.number in new_on or bool(new_on - replaced_on)
 
 
 def _sender(message: MessageIdentity) -> Actor:
@@ -145,11 +152,13 @@ def _change(session: Session, row: SpecimenRow, order: IncomingOrder, actor: Act
     replaces = "SPM-17" in sent or not has_other
     asked = order.order if replaces else without_collection_time(order.order)
     clears = bool(order.deleted & ({"collected_at"} if has_other else {"collected_at", "collected_at.OBR-7"}))
+    is_labelled_now = order.has_label and lacks_label(row) and not row.reports and row.number != order.number
     new = SpecimenChange(
         merged_patient(Patient.model_validate(row.patient), order.patient, order.deleted),
         _merged_order(known, asked, order.deleted, clears_time=clears),
         order.collected_at if replaces else None,
         cleared=frozenset({"collected_at"} if clears else ()),
+        number=order.number if is_labelled_now else None,
     )
     specimens.change(session, row, new, actor)
 

@@ -22,14 +22,15 @@ class OrderAction(StrEnum):
 #: Errors of orders (HL7 table 0357).
 BAD_VALUE, UNKNOWN_KEY, DUPLICATE_KEY, LOCKED = "102", "204", "205", "206"
 #: Codes that say something about an order and ask for nothing: acknowledged and ignored.
-IGNORED = frozenset("SC SN SR SS NA CN OK UA CR XR DR RQ OC OD UC UX UD RE".split())
+IGNORED = frozenset("SC SN SR SS NA CN OK UA CR XR DR RQ OC OD UC UX UD RE PR".split())
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingOrder:
     """An order for one specimen.
 
-    `number` is on its label; None if the message names only the order. Empty fields are None and leave a stored value
+    `number` is on its label, or, without `has_label`, one of a new order's own numbers; None if the message names only a
+    known order. Empty fields are None and leave a stored value
     as it is; `deleted` names those that are to be deleted (HL7's null), as in `patient.family` or `order.service_name`.
     `segments` are the numbers of its segments in the message, such as 2 for the second ORC.
     """
@@ -40,6 +41,7 @@ class IncomingOrder:
     order: Order
     collected_at: datetime | None = None
     deleted: frozenset[str] = frozenset()
+    has_label: bool = True
     segments: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def location(self, segment: str, field: int) -> str:

@@ -21,11 +21,23 @@ from service.lis.storage.tables import SpecimenRow
 
 def update(session: Session, updates: Sequence[PatientUpdate], actor: Actor) -> None:
     """Apply all updates of a message, in its order, to the specimens that they concern."""
-    numbers = {number.number for each in updates for number in _numbers(each)}
+    numbers = {number.number for each in updates for number in (*_numbers(each), *each.patient.all_numbers())}
     rows = specimens.lock_with_patient_numbers(session, numbers) if numbers else ()
     for each in updates:
+        survivor = _surviving_patient(rows, each)
         for row in _matching_rows(rows, each):
-            _apply(session, row, each, actor)
+            _apply(session, row, each, survivor, actor)
+
+
+def _surviving_patient(rows: Sequence[SpecimenRow], update: PatientUpdate) -> Patient | None:
+    """What is stored of the patient that a merge keeps, in its latest specimen; None if it has none."""
+    known = (Patient.model_validate(row.patient) for row in reversed(rows))
+    surviving, merged = update.patient.all_numbers(), update.merged
+    return next((each for each in known if _has_one(each, surviving) and not _has_one(each, merged)), None)
+
+
+def _has_one(patient: Patient, numbers: Sequence[PatientNumber]) -> bool:
+    return any(own.is_exactly(number) for own in patient.all_numbers() for number in numbers)
 
 
 def _numbers(update: PatientUpdate) -> Sequence[PatientNumber]:
@@ -37,30 +49,35 @@ def _matching_rows(rows: Iterable[SpecimenRow], update: PatientUpdate) -> Iterab
     """By a whole number: a part of the authority could be that of two patients."""
     for row in rows:
         known = Patient.model_validate(row.patient)
-        if not any(own.is_exactly(number) for own in known.all_numbers() for number in _numbers(update)):
+        if not _has_one(known, _numbers(update)):
             continue
         if update.merged or (row.state in CHANGEABLE and known.is_same(update.patient)):
             yield row
 
 
-def _apply(session: Session, row: SpecimenRow, new: PatientUpdate, actor: Actor) -> None:
+def _apply(session: Session, row: SpecimenRow, new: PatientUpdate, survivor: Patient | None, actor: Actor) -> None:
     known = Patient.model_validate(row.patient)
     if not new.merged:
         specimens.change(session, row, SpecimenChange(merged_patient(known, new.patient, new.deleted)), actor)
         return
-    specimens.change(session, row, SpecimenChange(_patient_after_merge(known, new), moves_patient=True), actor)
+    after = _patient_after_merge(known, new, survivor)
+    specimens.change(session, row, SpecimenChange(after, moves_patient=True), actor)
     if row.reports:  # they name the other patient
         row.merged_at = datetime.now(UTC)
         audit.record(session, actor, "merge", row.id, revision=row.revision)
 
 
-def _patient_after_merge(known: Patient, merge: PatientUpdate) -> Patient:
-    """The surviving patient: own numbers, and those of the merged one that the merge does not replace."""
+def _patient_after_merge(known: Patient, merge: PatientUpdate, survivor: Patient | None) -> Patient:
+    """The surviving patient: own numbers, and those of the merged one that the merge does not replace.
+
+    What the message leaves empty is that of the surviving patient, never one person's name and another's birth date.
+    Only if nothing is stored of the surviving patient does it stay that of the merged one.
+    """
     surviving = merge.patient.all_numbers()
     kept = [
         each for each in known.all_numbers() if not any(each.is_same(other) for other in (*merge.merged, *surviving))
     ]
-    values = merged_values(known, merge.patient, merge.deleted, "patient")
+    values = merged_values(survivor or known, merge.patient, merge.deleted, "patient")
     numbers = [each.model_dump() for each in (*surviving, *kept)]
     return Patient.model_validate(values | {"authority": merge.patient.authority, "numbers": numbers})
 

@@ -16,7 +16,7 @@ from service.lis.domain.differential import ClassifiedCell, CountingRules
 from service.lis.domain.report import DEFAULT_CONTENT, Patient, Report, ReportContent
 from service.lis.domain.signing import Channel
 from service.lis.schemas import OpenSpecimen, SignSpecimen
-from service.lis.storage.database import Database
+from service.lis.storage.database import Database, Timeouts
 from service.lis.use_cases import UseCases
 
 CODES = tuple(cell_class.code for cell_class in CLASSES)
@@ -50,7 +50,7 @@ def use_cases(
     **rules: object,
 ) -> Iterator[UseCases]:
     """Use cases over a migrated database."""
-    database = Database(url)
+    database = Database(url, timeouts=Timeouts(lock_s=60, statement_s=60))  # a loaded machine is no fault
     try:
         database.migrate()
         rules_of = CountingRules(**rules)  # type: ignore[arg-type]

@@ -110,7 +110,9 @@ def application_ack(header: Header, outcome: Outcome, stamp: ReplyMetadata) -> s
     if _is_before(header, *since) or not _is_before(header, *until):
         kind = _plain(header)
     answer = [_answer_header(header, kind, stamp), *_msa_and_err(header, outcome, "A")]
-    if not outcome.refused and outcome.orders and kind[0] == "ORL":
+    # The orders come below PID, which requires a name. A change may have none, and the stored one is not "unknown".
+    is_named = any(each.patient.family or each.patient.given for each in outcome.orders)
+    if not outcome.refused and is_named and kind[0] == "ORL":
         answer.extend(_accepted_orders(outcome.orders, stamp, by_specimen=kind[1] == "O34"))
     return message(answer)
 

@@ -104,6 +104,8 @@ def escape(text: str) -> str:
 def unescape(text: str, delimiters: Delimiters = STANDARD, codec: str = "utf-8") -> str:
     """The text of a field. Unknown or unterminated escape sequences stay as they are.
 
+    Hexadecimal escapes without anything between them are decoded together: some systems escape byte by byte.
+
     Args:
         codec: Python codec of the message's character set, for hexadecimal escapes.
     """
@@ -112,12 +114,11 @@ def unescape(text: str, delimiters: Delimiters = STANDARD, codec: str = "utf-8")
     mark, letters = re.escape(delimiters.escape), delimiters.letters()
 
     def replacement(found: re.Match[str]) -> str:
-        sequence = found[1]
-        if sequence in letters:
-            return letters[sequence]
-        return _hexadecimal(sequence[1:], codec) if re.fullmatch("X([0-9A-Fa-f]{2})+", sequence) else found[0]
+        if found[1] is None:
+            return _hexadecimal(re.sub(f"{mark}X?", "", found[0]), codec)
+        return letters.get(found[1], found[0])
 
-    return re.sub(f"{mark}(.*?){mark}", replacement, text)
+    return re.sub(f"(?:{mark}X(?:[0-9A-Fa-f]{{2}})+{mark})+|{mark}(.*?){mark}", replacement, text)
 
 
 def _hexadecimal(digits: str, codec: str) -> str:

@@ -114,7 +114,7 @@ class OrderReader:
         """
         if header.code == PATIENTS:
             return self._read_patients(raw, header)
-        msh, *segments = read_segments(raw, header.charset or self.charset, ("PID", "SPM", "ORC", "OBR"))
+        msh, *segments = read_segments(raw, header.charset or self.charset, ("PID", "PV1", "SPM", "ORC", "OBR"))
         if msh.get(14):
             raise MessageRejected("100", "continued messages (MSH-14) are not supported", msh.location(14))
         try:
@@ -122,6 +122,8 @@ class OrderReader:
         except ValueError as error:
             raise OrderRefused("102", str(error), msh.location(7)) from None
         found = ReceivedOrders()
+        _check_no_prior_results(segments)
+        segments = [each for each in segments if each.name != "PV1"]
         pid = _only_patient(segments)
         patient = _patient(pid, self.patient_number, found.warnings)
         rest = [each for each in segments if each.name != "PID"]
@@ -176,6 +178,15 @@ def _only_patient(segments: Sequence[Segment]) -> Segment:
     if len(found) > 1 or segments[0] is not found[0]:
         raise OrderRefused("100", "send exactly one PID, before the orders", found[-1].location())
     return found[0]
+
+
+def _check_no_prior_results(segments: Sequence[Segment]) -> None:
+    """Check that no visit follows an order: it begins prior results, whose orders look like new ones."""
+    names = [each.name for each in segments]
+    first = next((at for at, name in enumerate(names) if name not in ("PID", "PV1")), len(names))
+    if "PV1" in names[first:]:
+        visit = segments[names.index("PV1", first)]
+        raise OrderRefused("100", "a visit (PV1) after an order; send the order without prior results", visit.location())
 
 
 def _by_specimen(segments: Sequence[Segment]) -> Iterator[_Request]:
@@ -234,6 +245,7 @@ def _order(request: _Request, pid: Segment, patient: Patient, zone: tzinfo | Non
     return IncomingOrder(
         action=_action(orc),
         number=_number(request),
+        has_label=_label(request) is not None,
         patient=patient,
         order=Order(
             placer_number=_first(_line(orc, 2), _line(obr, 2)),
@@ -373,11 +385,16 @@ def _action(orc: Segment) -> OrderAction:
     return OrderAction(code)
 
 
+def _label(request: _Request) -> str | None:
+    """The number on the label of the specimen: SPM-2, the placer's first."""
+    return _first(_line(request.spm, 2, 1), _line(request.spm, 2, 2))
+
+
 def _number(request: _Request) -> str | None:
     """The specimen number: SPM-2 (placer, filler). Without one, a new order's filler or placer number; a message about
     a known order finds its specimen by these numbers."""
     spm, orc, obr = request.spm, request.orc, request.obr
-    own = _first(_line(spm, 2, 1), _line(spm, 2, 2))
+    own = _label(request)
     of_order = _first(_line(obr, 3), _line(orc, 3), _line(obr, 2), _line(orc, 2))
     if own is None and of_order is None:
         raise OrderRefused("101", "no specimen number; send SPM-2, or an order number", (spm or obr or orc).location(2))

@@ -21,6 +21,18 @@ class BrokenFrame(Exception):
     """The peer closed the connection within a frame, or sends no MLLP."""
 
 
+def _check_noise(noise: bytes) -> None:
+    """Check bytes outside a frame. Any web page can let a browser post a frame as the body of an HTTP request.
+
+    Raises:
+        BrokenFrame: they are too many, or an HTTP request.
+    """
+    if len(noise) > MAX_NOISE_BYTES:
+        raise BrokenFrame(f"more than {MAX_NOISE_BYTES} bytes outside a frame")
+    if b"HTTP/" in noise:
+        raise BrokenFrame("an HTTP request, not MLLP")
+
+
 def framed(message: bytes) -> bytes:
     """A message as a frame."""
     return START + message + END
@@ -40,14 +52,14 @@ class Frames:
         Raises:
             BrokenFrame: the peer sends no MLLP.
         """
-        noise = 0
+        noise = bytearray()
         while (start := self._buffer.find(START)) < 0:
-            noise += len(self._buffer)
+            noise += self._buffer
             self._buffer.clear()
-            if noise > MAX_NOISE_BYTES:
-                raise BrokenFrame(f"more than {MAX_NOISE_BYTES} bytes outside a frame")
+            _check_noise(noise)
             if not await self._more():
                 return False
+        _check_noise(noise + self._buffer[:start])
         del self._buffer[: start + 1]
         return True
 

@@ -98,6 +98,12 @@ def test_a_yes_names_every_specimen_above_its_orders() -> None:
     ]
 
 
+def test_a_yes_to_an_order_without_a_name_names_nobody() -> None:
+    said = answer(order("PID|1||100234^^^HOSPITAL^MR", SPM, ORC.replace("NW", "XO"), OBR))
+    assert [line[:7] for line in said.split("\r")[1:-1]] == ["MSA|AA|"]
+    assert parse_message(said, validation_level=VALIDATION_LEVEL.STRICT).validate()
+
+
 def test_a_yes_to_two_specimens_is_valid() -> None:
     second = "SPM|2|M26-0043||MAR", "ORC|NW|P-78|F-13", "OBR|2|P-78|F-13|BMDIFF^Marrow differential^99LAB"
     said = answer(order(PID, SPM, ORC, OBR, *second))

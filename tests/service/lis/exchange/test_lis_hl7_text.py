@@ -37,6 +37,14 @@ def test_any_text_is_read_back_by_us_and_by_python_hl7(words: str) -> None:
     assert container.unescape(written_down) == plain.replace("\n", "\r")
 
 
+@given(ANY, st.sampled_from(sorted(CODECS)), st.integers(1, 4))
+def test_text_in_hexadecimal_is_read_however_its_bytes_are_escaped(words: str, charset: str, size: int) -> None:
+    data = words.encode(CODECS[charset], "ignore")
+    pieces = [data[at : at + size].hex().upper() for at in range(0, len(data), size)]
+    escaped = "".join(f"\\X{piece}\\" for piece in pieces)
+    assert unescape(f"M{escaped}\\F\\", codec=CODECS[charset]) == f"M{data.decode(CODECS[charset])}|"
+
+
 @given(ANY, st.sampled_from(sorted(CODECS)))
 def test_any_text_survives_every_character_set_or_is_seen_not_to(words: str, charset: str) -> None:
     message = segment("NTE", {3: text(words)})

@@ -45,6 +45,14 @@ def test_frames_come_out_whole_wherever_they_were_cut(sent: list[tuple[bytes, by
     assert asyncio.run(read(cut(stream, places))) == [message for _, message in sent]
 
 
+@pytest.mark.parametrize("cuts", [[], [7, 30], list(range(60))])
+async def test_a_frame_in_an_http_request_is_none(cuts: list[int]) -> None:
+    """As any web page can let a browser send one to this machine."""
+    request = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:2575\r\nOrigin: http://elsewhere\r\n\r\n" + framed(b"MSH")
+    with pytest.raises(BrokenFrame, match="HTTP"):
+        await read(cut(request, cuts))
+
+
 async def test_an_end_may_be_cut_in_two() -> None:
     assert await read([b"\x0bMSH\x1c", b"\r"]) == [b"MSH"]
     assert await read([b"\x0bMSH\x1c", b"x\x1c", b"\r"]) == [b"MSH\x1cx"]

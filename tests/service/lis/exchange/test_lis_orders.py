@@ -196,7 +196,7 @@ def test_a_message_that_does_not_say_is_in_the_characters_of_the_laboratory() ->
         (order(PID.replace("19640812", "12.08.1964"), SPM, ORC, OBR), "102", "PID^1^7", False),
         (order(PID.replace("19640812", "19640230"), SPM, ORC, OBR), "102", "PID^1^7", False),
         (order(PID, SPM.replace("20260504083000", "20261304083000"), ORC, OBR), "102", "SPM^1^17", False),
-        (order(PID, ORC, f"{OBR}|||2026", kind=ORM), "102", "OBR^1^7", False),
+        (order(PID, ORC, f"{OBR}|||202613", kind=ORM), "102", "OBR^1^7", False),
         (order(PID.replace("Muster", "Muster\\.br\\Erika"), SPM, ORC, OBR), "102", "PID^1^5^1^1", False),
         (order(PID.replace("Erika", "E" * 201), SPM, ORC, OBR), "102", "PID^1^5^1^2", False),
         (order(PID, SPM, ORC, OBR.replace("BMDIFF", "B\\X00\\")), "102", "OBR^1^4^1^1", False),
