@@ -29,9 +29,9 @@ IGNORED = frozenset("SC SN SR SS NA CN OK UA CR XR DR RQ OC OD UC UX UD RE PR".s
 class IncomingOrder:
     """An order for one specimen.
 
-    `number` is on its label, or, without `has_label`, one of a new order's own numbers; None if the message names only a
-    known order. Empty fields are None and leave a stored value
-    as it is; `deleted` names those that are to be deleted (HL7's null), as in `patient.family` or `order.service_name`.
+    `number` is on its label, or, without `has_label`, one of a new order's own numbers; None if the message names only
+    a known order. Empty fields are None and leave a stored value as it is; `deleted` names those that are to be deleted
+    (HL7's null), as in `patient.family` or `order.service_name`.
     `segments` are the numbers of its segments in the message, such as 2 for the second ORC.
     """
 

@@ -186,7 +186,7 @@ def _check_no_prior_results(segments: Sequence[Segment]) -> None:
     first = next((at for at, name in enumerate(names) if name not in ("PID", "PV1")), len(names))
     if "PV1" in names[first:]:
         visit = segments[names.index("PV1", first)]
-        raise OrderRefused("100", "a visit (PV1) after an order; send the order without prior results", visit.location())
+        raise OrderRefused("100", "a visit (PV1) after an order; send no prior results", visit.location())
 
 
 def _by_specimen(segments: Sequence[Segment]) -> Iterator[_Request]:

@@ -21,7 +21,7 @@ class BrokenFrame(Exception):
     """The peer closed the connection within a frame, or sends no MLLP."""
 
 
-def _check_noise(noise: bytes) -> None:
+def _check_noise(noise: bytes | bytearray) -> None:
     """Check bytes outside a frame. Any web page can let a browser post a frame as the body of an HTTP request.
 
     Raises:
