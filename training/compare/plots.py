@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import cycle
+from textwrap import fill
 
 from adjustText import adjust_text
 from matplotlib.axes import Axes
@@ -31,6 +32,8 @@ BUBBLE, BUBBLE_PER_MILLION = 18.0, 14.0
 
 LABEL_SIZE = 7.5  # points
 LABEL_ITERATIONS = 500
+#: Characters of a line beside or below a dot plot: longer texts would leave no room for the dots.
+DOT_LABEL_WIDTH = 36
 
 MarkerStyle = tuple[str, str]  # colour, marker
 
@@ -111,8 +114,9 @@ def difference_figure(results: Results, name: str) -> ReportFigure:
     first, rows = results.rows[0], results.rows[1:]
     differences = [row.on[0].accuracy_difference or Estimate(value=0, low=0, high=0) for row in rows]
     styles = _marker_styles(rows)
+    labels = [fill(row.title, DOT_LABEL_WIDTH) for row in rows]
     with style():
-        figure = new_figure(6.4, 1.3 + 0.28 * len(rows))
+        figure = new_figure(6.4, 1.3 + sum(0.28 + 0.16 * label.count("\n") for label in labels))
         axes = figure.add_subplot()
         axes.axvline(0, color=GREY, linewidth=0.8)
         for at, (row, estimate) in enumerate(zip(rows, differences, strict=True)):
@@ -127,11 +131,12 @@ def difference_figure(results: Results, name: str) -> ReportFigure:
                 linewidth=1.2,
                 capsize=2,
             )
-        axes.set_yticks(range(len(rows)), [row.title for row in rows])
+        axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(steps=(1, 2, 5, 10)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+g}" if share else "0"))
-        axes.set_xlabel(f"accuracy minus that of {first.title} ({first.on[0].accuracy.value:.1%}), points")
+        told = f"accuracy minus that of {first.title} ({first.on[0].accuracy.value:.1%}), points"
+        axes.set_xlabel(fill(told, DOT_LABEL_WIDTH))
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         _legend(axes, styles, rows)
