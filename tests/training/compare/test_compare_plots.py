@@ -7,7 +7,11 @@ from model.report.figure import style
 from training.compare.plots import difference_figure
 from training.compare.results import Difference, Estimate, Results, Row, TissueResult
 
-TITLES = ("VAN-MLKA tiny", "short", "one kernel and VAN's attention: the value is the input of its gate, positions " * 2)
+TITLES = (
+    "VAN-MLKA tiny",
+    "short",
+    "one kernel and VAN's attention: the value is the input of its gate, positions " * 2,
+)
 
 
 def _row(title: str, difference: float) -> Row:
