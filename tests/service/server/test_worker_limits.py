@@ -56,7 +56,7 @@ def test_upload_memory_is_that_of_all_workers_and_free_after_a_kill(pair: Served
             return httpx.post(f"{pair.url}/classify", content=draw(1), headers=headers)
 
         until(lambda: answer().status_code == 429)
-        assert "all requests in progress use all" in answer().json()["detail"]
+        assert "all requests in progress have reached the memory limit" in answer().json()["detail"]
         kill(pair, pids(pair)[0])  # it held one or two of the three
         until(lambda: answer().status_code == 200)
     until(lambda: ready(pair))
