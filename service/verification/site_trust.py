@@ -53,7 +53,7 @@ def _folds(found: Observations) -> Iterator[tuple[Mask, TrustReference]]:
 
 
 def _by_class(found: Observations) -> np.ndarray:
-    """The fold of each cell, (N,): the cells of a class are dealt to the folds one by one."""
+    """The fold of each cell, (N,): the cells of a class are assigned to the folds in rotation."""
     folds = np.empty(len(found), np.int64)
     for label in np.unique(found.labels):
         rows = np.flatnonzero(found.labels == label)

@@ -159,7 +159,7 @@ def _patients(pictures: LabelledImages, rows: NDArray[np.int64]) -> Labels | Non
 
 
 def _folds(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The fold of each picture, (N,): the pictures of a class are dealt to the folds one by one."""
+    """The fold of each picture, (N,): the pictures of a class are assigned to the folds in rotation."""
     folds = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

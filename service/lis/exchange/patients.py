@@ -24,7 +24,7 @@ def update(session: Session, updates: Sequence[PatientUpdate], actor: Actor) -> 
     numbers = {number.number for each in updates for number in (*_numbers(each), *each.patient.all_numbers())}
     rows = specimens.lock_with_patient_numbers(session, numbers) if numbers else ()
     for each in updates:
-        survivor = _surviving_patient(rows, each)
+        survivor = _surviving_patient(rows, each) if each.merged else None
         for row in _matching_rows(rows, each):
             _apply(session, row, each, survivor, actor)
 
@@ -70,8 +70,8 @@ def _apply(session: Session, row: SpecimenRow, new: PatientUpdate, survivor: Pat
 def _patient_after_merge(known: Patient, merge: PatientUpdate, survivor: Patient | None) -> Patient:
     """The surviving patient: own numbers, and those of the merged one that the merge does not replace.
 
-    What the message leaves empty is that of the surviving patient, never one person's name and another's birth date.
-    Only if nothing is stored of the surviving patient does it stay that of the merged one.
+    Fields that the message leaves empty are those that are stored of the surviving patient; if nothing is stored, they
+    stay as they are. So no patient gets one person's name and another's birth date.
     """
     surviving = merge.patient.all_numbers()
     kept = [

@@ -33,10 +33,10 @@ ERROR_CODES = {
 }
 #: Conditions for an acknowledgement (HL7 table 0155): always, never, on error, on success.
 ACK_CONDITIONS = {"AL", "NE", "ER", "SU"}
-#: Answer message by order event, and the versions that define it: from the first one to before the second.
-ANSWERS = {
-    "O33": (("ORL", "O34", "ORL_O34"), (2, 5), (2, 9)),
-    "O21": (("ORL", "O22", "ORL_O22"), (2, 4), (2, 9)),
+#: Answer message by order event, the first version that defines it, and the one that withdrew it.
+ANSWERS: dict[str, tuple[tuple[str, str, str], tuple[int, int], tuple[int, int] | None]] = {
+    "O33": (("ORL", "O34", "ORL_O34"), (2, 5), None),
+    "O21": (("ORL", "O22", "ORL_O22"), (2, 4), None),
     "O01": (("ORR", "O02", "ORR_O02"), (2, 1), (2, 7)),
 }
 #: Order control code of an accepted order (HL7 table 0119).
@@ -104,11 +104,17 @@ def _plain(header: Header) -> tuple[str, str | None, str]:
     return "ACK", header.event or None, "ACK"
 
 
+def _answer_kind(header: Header) -> tuple[str, str | None, str]:
+    if header.event not in ANSWERS:
+        return _plain(header)
+    kind, first, withdrawn = ANSWERS[header.event]
+    is_defined = not _is_before(header, *first) and (withdrawn is None or _is_before(header, *withdrawn))
+    return kind if is_defined else _plain(header)
+
+
 def application_ack(header: Header, outcome: Outcome, stamp: ReplyMetadata) -> str:
-    """AA, AE or AR, in the order's response message; in ACK for other events and where the version defines none."""
-    kind, since, until = ANSWERS.get(header.event, (_plain(header), (), ()))
-    if _is_before(header, *since) or not _is_before(header, *until):
-        kind = _plain(header)
+    """AA, AE or AR, in the order's response message; in ACK for other events and versions without one."""
+    kind = _answer_kind(header)
     answer = [_answer_header(header, kind, stamp), *_msa_and_err(header, outcome, "A")]
     # The orders come below PID, which requires a name. A change may have none, and the stored one is not "unknown".
     is_named = any(each.patient.family or each.patient.given for each in outcome.orders)

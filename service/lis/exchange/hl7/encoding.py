@@ -104,7 +104,7 @@ def escape(text: str) -> str:
 def unescape(text: str, delimiters: Delimiters = STANDARD, codec: str = "utf-8") -> str:
     """The text of a field. Unknown or unterminated escape sequences stay as they are.
 
-    Hexadecimal escapes without anything between them are decoded together: some systems escape byte by byte.
+    Adjacent hexadecimal escapes are decoded as one sequence of bytes: some systems escape byte by byte.
 
     Args:
         codec: Python codec of the message's character set, for hexadecimal escapes.

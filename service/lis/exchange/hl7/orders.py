@@ -181,7 +181,7 @@ def _only_patient(segments: Sequence[Segment]) -> Segment:
 
 
 def _check_no_prior_results(segments: Sequence[Segment]) -> None:
-    """Check that no visit follows an order: it begins prior results, whose orders look like new ones."""
+    """Refuse a visit (PV1) after an order: it begins prior results, whose ORC and OBR look like new orders."""
     names = [each.name for each in segments]
     first = next((at for at, name in enumerate(names) if name not in ("PID", "PV1")), len(names))
     if "PV1" in names[first:]:

@@ -41,7 +41,7 @@ def fields(document: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[s
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path, and schema of the JSON body, of each operation whose body is a model."""
+    """Method, path and JSON schema of the body, for each operation that takes a JSON object."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             content = operation.get("requestBody", {}).get("content", {})

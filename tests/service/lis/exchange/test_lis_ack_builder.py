@@ -98,7 +98,7 @@ def test_a_yes_names_every_specimen_above_its_orders() -> None:
     ]
 
 
-def test_a_yes_to_an_order_without_a_name_names_nobody() -> None:
+def test_the_answer_to_a_change_without_a_name_lists_no_orders() -> None:
     said = answer(order("PID|1||100234^^^HOSPITAL^MR", SPM, ORC.replace("NW", "XO"), OBR))
     assert [line[:7] for line in said.split("\r")[1:-1]] == ["MSA|AA|"]
     assert parse_message(said, validation_level=VALIDATION_LEVEL.STRICT).validate()

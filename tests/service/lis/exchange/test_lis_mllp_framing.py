@@ -46,7 +46,7 @@ def test_frames_come_out_whole_wherever_they_were_cut(sent: list[tuple[bytes, by
 
 
 @pytest.mark.parametrize("cuts", [[], [7, 30], list(range(60))])
-async def test_a_frame_in_an_http_request_is_none(cuts: list[int]) -> None:
+async def test_a_frame_in_an_http_request_is_refused(cuts: list[int]) -> None:
     """As any web page can let a browser send one to this machine."""
     request = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:2575\r\nOrigin: http://elsewhere\r\n\r\n" + framed(b"MSH")
     with pytest.raises(BrokenFrame, match="HTTP"):
