@@ -66,7 +66,7 @@ serve: $(SERVE)/.installed ## Start the service with the bundled model on 127.0.
 	@export MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576; exec $(SERVE)/bin/marrowlens serve
 
 # The tests start hundreds of processes: bytecode is written wherever they run, also where the environment says not to.
-test test-slow: export PYTHONDONTWRITEBYTECODE =
+test test-slow search: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every test that is not slow, a file on each core (the first run installs torch)
@@ -75,6 +75,10 @@ test: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run every t
 .PHONY: test-slow
 test-slow: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run the slow tests, and the property tests with all of their examples (apt packages: see .ci/run)
 	PROPERTY_TESTS=full $(DEV)/bin/python -m pytest -m 'slow or hypothesis' --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: search
+search: $(DEV)/.installed ## Search for inputs that break a property test: ten times the examples, new ones in each run (two hours)
+	PROPERTY_TESTS=search $(DEV)/bin/python -m pytest -m hypothesis --timeout 3600 --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(DEV)/.installed $(POLICY)/.installed ## Check style, types, import layers, Dockerfiles, Kubernetes manifests, Prometheus rules and generated files

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from known import known_cells
 from PIL import Image
 
-from examples import examples
+from examples import SEARCHING, examples
 from model.image import decode
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # No deadline for examples: a loaded machine must not fail a property test.
-hypothesis_settings.register_profile("marrowlens", deadline=None, max_examples=examples(100))
+hypothesis_settings.register_profile(
+    "marrowlens", deadline=None, max_examples=examples(100), derandomize=not SEARCHING, print_blob=True
+)
 hypothesis_settings.load_profile("marrowlens")
 
 Draw = Callable[..., bytes]

@@ -5,11 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.simulations.batch_policy import POLICIES, Costs, latencies_s
+from examples import examples
 
 TIME_S = st.floats(0.1e-3, 5e-3)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(80))
 @given(st.builds(Costs, TIME_S, TIME_S, TIME_S), st.sampled_from(sorted(POLICIES)))
 def test_no_picture_is_faster_than_its_own_work(costs: Costs, name: str) -> None:
     found = latencies_s(costs, POLICIES[name], 0.5 * costs.capacity_per_s(), 0.5, seed=1)

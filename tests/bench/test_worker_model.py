@@ -5,11 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.simulations.worker_model import Costs, pictures_per_s
+from examples import examples
 
 TIME_S = st.floats(0.05e-3, 2e-3)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(120))
 @given(st.builds(Costs, TIME_S, TIME_S, TIME_S), st.integers(1, 16), st.integers(1, 32))
 def test_no_resource_gives_more_than_it_has(costs: Costs, workers: int, cores: int) -> None:
     bound = min(workers / costs.loop_s, cores / (costs.loop_s + costs.decode_s), 1 / costs.session_s)

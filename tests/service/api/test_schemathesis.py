@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving import served, tarred, zipped
 
-from examples import ALL, examples
+from examples import ALL, SEARCHING, examples
 from service.lis.reference_cells import DRAWN
 
 Draw = Callable[..., bytes]
@@ -208,7 +208,7 @@ def test_no_request_breaks_the_service_or_its_document(
 
     @hypothesis_settings(
         max_examples=examples(100),
-        derandomize=True,
+        derandomize=not SEARCHING,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

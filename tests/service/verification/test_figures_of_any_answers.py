@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from model.agreement.proportion import wilson
 from model.contract import Manifest, read_manifest
 from model.report.html import render
@@ -91,7 +92,7 @@ def _rates(value: Any) -> Iterator[dict[str, Any]]:
 
 
 @given(st.integers(1, 80), st.none() | st.integers(1, 12), st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(120))
 def test_figures_are_finite_and_in_their_intervals(
     trusted_artefact: Path, cells: int, patients: int | None, seed: int
 ) -> None:

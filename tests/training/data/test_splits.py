@@ -156,7 +156,7 @@ def test_a_class_with_fewer_pictures_than_folds_is_tested_once_too() -> None:
     assert tested == {"BLA": 30, "EOS": 2}
 
 
-@settings(max_examples=4)
+@settings(max_examples=examples(16))
 @given(seed=seeds)
 def test_no_patient_stands_on_two_sides_and_every_class_on_each(seed: int) -> None:
     samples = _cells({("marrow", "BLA"): 300, ("marrow", "EOS"): 150, ("marrow", "PMO"): 40}, patients=20)

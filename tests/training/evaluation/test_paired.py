@@ -8,6 +8,7 @@ from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score
 
 from examples import examples
+from model.agreement.class_averages import DRAWS
 from training.evaluation.paired import draw_scores, holm, mcnemar, p_value
 
 seeds = st.integers(0, 2**32 - 1)
@@ -19,6 +20,12 @@ def _answers(seed: int, n: int, right: float, runs: int = 1) -> tuple[np.ndarray
     labels = random.integers(0, 4, n)
     guesses = random.integers(0, 5, (runs, n))
     return labels, np.where(random.random((runs, n)) < right, labels, guesses)
+
+
+def _gains(gained: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Draws of a gain in accuracy from the posterior of each class, which has one added picture (Jeffreys' prior)."""
+    shares = np.random.default_rng(0).beta(np.maximum(gained, 1e-9), size - gained + 1, (100_000, len(size)))
+    return shares @ (size / size.sum())
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -45,9 +52,11 @@ def test_a_difference_is_over_the_same_pictures(seed: int) -> None:
     wrong = np.flatnonzero(answers[0] != labels)[:30]
     better[0, wrong] = labels[wrong]
     gained = draw_scores(labels, better, 5).accuracy - draw_scores(labels, answers, 5).accuracy
-    low, high = gained.difference_interval()
-    # Thirty of 300 pictures more are correct and none fewer: the paired interval is that of their number.
-    assert 0.06 < low < 0.1 < high < 0.14
+    assert gained.value == pytest.approx(0.1)
+    # Thirty of 300 pictures more are correct and none fewer: the paired interval is that of their number in each class.
+    expected = _gains(np.bincount(labels[wrong], minlength=4), np.bincount(labels, minlength=4))
+    below = [(expected < end - 0.1 + expected.mean()).mean() for end in gained.difference_interval()]
+    assert below == pytest.approx([0.025, 0.975], abs=5 * (0.025 * 0.975 / DRAWS) ** 0.5)  # five standard errors
     assert p_value(labels, better, answers) == pytest.approx(mcnemar(30, 0))
     unchanged = draw_scores(labels, answers, 5).accuracy - draw_scores(labels, answers.copy(), 5).accuracy
     assert unchanged.difference_interval() == (0, 0)
