@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.query_parameters import check_query
 from service.api.responses import ResponseOptions
 from service.api.routes import classify
 from service.api.state import TIMEOUT_HEADER, app_state, request_id
@@ -32,7 +33,7 @@ class DirectClassify:
         render_error: the response for one of them.
     """
 
-    _DEPENDENCIES = [app_state, request_id]
+    _DEPENDENCIES = [check_query, app_state, request_id]
     _PARAMETERS = ["options", "timeout_ms"]
 
     def __init__(self, app: ASGIApp, *, handled: tuple[type[Exception], ...], render_error: RenderError) -> None:
@@ -86,6 +87,8 @@ class DirectClassify:
 def _parse_query(query: bytes) -> ResponseOptions | None:
     """The options in a query string; None if it is invalid, and FastAPI has to say why."""
     fields = QueryParams(query)
+    if any(name != "maps" and len(fields.getlist(name)) > 1 for name in fields):
+        return None
     values = dict(fields) | ({"maps": fields.getlist("maps")} if "maps" in fields else {})
     try:
         return ResponseOptions.model_validate(values)

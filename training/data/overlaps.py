@@ -79,7 +79,9 @@ class _Candidate(NamedTuple):
 
 
 def find_overlaps(samples: Sequence[Sample], cache: Path | None, min_correlation: float) -> list[Overlap]:
-    """All pairs of readable samples that overlap by at least `MIN_SHARE`; the best shift of each.
+    """Pairs of readable samples that overlap by at least `MIN_SHARE`; the best shift of each.
+
+    Nearly all pairs: few keypoints in the overlap, or faint ones in a JPEG, can hide one.
 
     Args:
         cache: folder for the reduced pictures; None: compute them anew.

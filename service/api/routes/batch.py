@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service.api.batch_response import BatchResponse
 from service.api.disconnect import NO_STORE, BufferedResponse, DuplexNdjsonResponse, NdjsonResponse, while_connected
 from service.api.openapi import MANY_PICTURES, NDJSON, problem_responses, stream_response
+from service.api.query_parameters import KnownQuery
 from service.api.responses import BatchOptions
 from service.api.schemas import BatchAnswer
 from service.api.state import AppStateDep, RequestId, RequestTimeoutMs
@@ -19,7 +20,7 @@ from service.api.uploads.memory_budget import MemoryReservation
 from service.api.uploads.ndjson import NdjsonPictures
 from service.errors import AnswerTooLarge, MalformedRequest, NotAcceptable, UploadTooSlow
 
-router = APIRouter(tags=["cells"])
+router = APIRouter(tags=["cells"], dependencies=[KnownQuery])
 _JSON = "application/json"
 _WEIGHT = re.compile(r"[0-9](\.[0-9]*)?", re.ASCII)
 _EXACT = 2

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api.disconnect import NO_STORE, while_connected
 from service.api.openapi import ONE_PICTURE, problem_responses
+from service.api.query_parameters import KnownQuery
 from service.api.responses import ResponseOptions, identity_fields, reading_in_thread
 from service.api.schemas import ClassifyAnswer, json_of
 from service.api.state import AppStateDep, RequestId, RequestTimeoutMs
 from service.api.uploads.body import one_picture
 
-router = APIRouter(tags=["cells"])
+router = APIRouter(tags=["cells"], dependencies=[KnownQuery])
 
 
 @router.post(

@@ -11,12 +11,13 @@ from model.plural import plural
 from service.api.disconnect import while_connected
 from service.api.openapi import MANY_OR_ONE_PICTURE, problem_responses
 from service.api.problems import INTERNAL_ERROR, problem, problem_type_of
+from service.api.query_parameters import KnownQuery
 from service.api.state import AppState, AppStateDep, RequestId, RequestTimeoutMs
 from service.api.uploads.archives import Upload
 from service.api.uploads.body import content_type, many_pictures, one_picture
 from service.api.uploads.memory_budget import MemoryReservation
 from service.lis.api import examples
-from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, KnownQuery, SpecimenId
+from service.lis.api.dependencies import AuditedRead, CurrentActor, CurrentLaboratory, SpecimenId
 from service.lis.api.picture_response import picture_response
 from service.lis.api.routes import Place
 from service.lis.domain.differential import ClassifiedCell

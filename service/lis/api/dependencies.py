@@ -1,11 +1,9 @@
 """Dependencies of the laboratory's routes: the laboratory, the actor, and the audit row of a read."""
 
 import re
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Header, Path, Request
-from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 
 from service.auth.identity import ACTING_USER, Actor, Identity, InvalidName, decoded_name
@@ -29,39 +27,6 @@ async def laboratory(request: Request) -> "Laboratory":
         raise NoLaboratory
     return found
 
-
-async def check_query(request: Request) -> None:
-    """Refuse query parameters that the route does not have, and single values that are given several times: a misspelt
-    filter would list everything, and of two values one would be ignored.
-
-    Raises:
-        RequestValidationError: names the nearest parameter of the route, or how often the parameter is given.
-    """
-    known = _query_parameters(request.scope["route"].dependant)
-    for name in request.query_params:
-        times = len(request.query_params.getlist(name))
-        if name not in known:
-            nearest = get_close_matches(name, sorted(known), 1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(known)) or 'none'}"
-            raise RequestValidationError([{"loc": ("query", name), "type": "unknown", "msg": f"unknown; {hint}"}])
-        if times > 1 and not known[name]:
-            said = f"given {times} times; only one value is possible"
-            raise RequestValidationError([{"loc": ("query", name), "type": "repeated", "msg": said}])
-
-
-def _query_parameters(dependant: Dependant) -> dict[str, bool]:
-    """Name of a query parameter → whether it is a list."""
-    found = {each.alias: _is_list(each.field_info.annotation) for each in dependant.query_params}
-    for dependency in dependant.dependencies:
-        found |= _query_parameters(dependency)
-    return found
-
-
-def _is_list(annotation: object) -> bool:
-    return get_origin(annotation) is list or any(map(_is_list, get_args(annotation)))
-
-
-KnownQuery = Depends(check_query)
 
 if TYPE_CHECKING:
     CurrentLaboratory = Annotated[Laboratory, Depends(laboratory)]

@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from service.api.openapi import problem_responses
+from service.api.query_parameters import KnownQuery
 from service.api.uploads.body import JsonRoute
 from service.lis.api import examples
-from service.lis.api.dependencies import CurrentActor, CurrentLaboratory, KnownQuery, SpecimenId
+from service.lis.api.dependencies import CurrentActor, CurrentLaboratory, SpecimenId
 from service.lis.schemas import Look
 
 router = APIRouter(tags=["specimens"], route_class=JsonRoute, dependencies=[KnownQuery])

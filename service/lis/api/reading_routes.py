@@ -6,9 +6,10 @@ from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
 from service.api.openapi import Responses, problem_responses
+from service.api.query_parameters import KnownQuery
 from service.concurrency.thread_pools import PICTURES
 from service.errors import Conflict
-from service.lis.api.dependencies import CurrentActor, CurrentLaboratory, KnownQuery
+from service.lis.api.dependencies import CurrentActor, CurrentLaboratory
 from service.lis.schemas import Agreement
 from service.lis.training_list import exported, zipped
 

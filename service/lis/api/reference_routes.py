@@ -6,8 +6,9 @@ from fastapi import APIRouter, Path, Request, Response
 
 from model.fields import Code, Sha256
 from service.api.openapi import problem_responses
+from service.api.query_parameters import KnownQuery
 from service.auth.middleware import CurrentCaller
-from service.lis.api.dependencies import CurrentLaboratory, KnownQuery, ReaderHeader, current_actor
+from service.lis.api.dependencies import CurrentLaboratory, ReaderHeader, current_actor
 from service.lis.api.picture_response import picture_response
 from service.lis.schemas import ReferenceCellList
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.api.openapi import problem_responses
+from service.api.query_parameters import KnownQuery
 from service.api.uploads.body import JsonRoute
 from service.auth.middleware import CurrentCaller
 from service.lis.api import examples
@@ -12,7 +13,6 @@ from service.lis.api.dependencies import (
     AuditedRead,
     CurrentLaboratory,
     CurrentPerson,
-    KnownQuery,
     ReaderHeader,
     SpecimenId,
     audit_read,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Path, Query, Response, params
 
 from service.api.openapi import problem_responses
+from service.api.query_parameters import KnownQuery
 from service.api.schemas import CellsProblem, Problem
 from service.api.state import AppStateDep
 from service.api.uploads.body import JsonRoute
@@ -17,7 +18,6 @@ from service.lis.api.dependencies import (
     CurrentActor,
     CurrentLaboratory,
     CurrentPerson,
-    KnownQuery,
     SpecimenId,
 )
 from service.lis.api.paging import LINKED, LinkedPage

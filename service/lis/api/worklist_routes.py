@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.api.openapi import problem_responses
+from service.api.query_parameters import KnownQuery
 from service.api.uploads.body import JsonRoute
-from service.lis.api.dependencies import AuditedListRead, CurrentLaboratory, KnownQuery
+from service.lis.api.dependencies import AuditedListRead, CurrentLaboratory
 from service.lis.api.paging import LINKED, LinkedPage
 from service.lis.api.routes import NO_NUL
 from service.lis.schemas import Worklist

@@ -55,6 +55,21 @@ def mixed(draw: Draw) -> Named:
 BROKEN = {0: 422, 17: 415, 18: 422, 60: 413, 99: 415}
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("corrected=true&corrected=false", "corrected: given 2 times; only one value is possible"),
+        ("corect=true", "corect: unknown; did you mean corrected?"),
+        ("maps=none&maps=evidence&topk=1", "topk: unknown; did you mean top_k?"),
+    ],
+)
+def test_a_query_of_which_a_part_would_be_ignored_is_refused(
+    http: TestClient, draw: Draw, query: str, said: str
+) -> None:
+    answer = http.post(f"/classify/batch?{query}", files=[("images", ("a.png", draw(1), "image/png"))])
+    assert said in refused(answer, 422, "invalid-parameter").detail
+
+
 def test_a_hundred_pictures_with_five_broken_ones(http: TestClient, draw: Draw, mixed: Named) -> None:
     found = batch(http, mixed)
     assert [item["index"] for item in found["results"]] == list(range(100))

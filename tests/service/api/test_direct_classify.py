@@ -90,7 +90,12 @@ def test_queries_mean_the_same_on_both_ways(http: TestClient, draw: Draw, inject
         ("maps=all", "query parameter maps.0: Input should be 'attention', 'evidence' or 'none'"),
         ("maps=", "query parameter maps.0: Input should be 'attention', 'evidence' or 'none'"),
         ("top_k=0", "query parameter top_k: Input should be greater than or equal to 1"),
-        ("topk=3", "topk: unknown query parameter"),
+        ("topk=3", "query parameter topk: unknown; did you mean top_k?"),
+        ("top_k=3&top_k=4", "query parameter top_k: given 2 times; only one value is possible"),
+        (
+            "map_format=png&maps=none&map_format=png",
+            "query parameter map_format: given 2 times; only one value is possible",
+        ),
     ],
 )
 def test_an_invalid_query_is_fastapis_to_explain(

@@ -70,7 +70,7 @@ def test_of_many_faults_the_first_ten_are_told(http: TestClient) -> None:
     assert "number: Field required" in detail and "k7: unknown body parameter" in detail
     query = "&".join(f"a{at}=1" for at in range(3000))
     detail = refused(http.post(f"/classify?{query}"), 422, "invalid-parameter").detail
-    assert detail.startswith("a0: unknown query parameter") and detail.endswith("; and 2990 more")
+    assert detail == "query parameter a0: unknown; known: map_format, maps, top_k"
     detail = refused(http.post(f"/classify?maps={'x,' * 5000}"), 422, "invalid-parameter").detail
     assert len(detail) < 200
 

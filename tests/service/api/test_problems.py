@@ -61,7 +61,7 @@ def test_chunks_without_a_length_are_bounded_too(http: TestClient) -> None:
         ("maps=heat", "maps"),
         ("maps=", "maps"),
         ("map_format=gif", "map_format"),
-        ("map=evidence", "map: unknown query parameter"),
+        ("map=evidence", "map: unknown; did you mean maps?"),
     ],
 )
 def test_a_parameter_that_is_off_is_named(http: TestClient, draw: Draw, query: str, names: str) -> None:
