@@ -37,16 +37,23 @@ async def about(request: Request) -> HTMLResponse:
 @router.get("/lab")
 async def worklist(request: Request) -> HTMLResponse:
     """The specimens of the laboratory."""
-    return page_response(request, "worklist.html")
+    return _laboratory_page(request, "worklist.html")
 
 
 @router.get("/lab/{specimen_id}")
 async def review(request: Request, specimen_id: SpecimenId) -> HTMLResponse:
     """The cells of a specimen, to be read."""
-    return page_response(request, "review.html", depth=1, specimen=specimen_id)
+    return _laboratory_page(request, "review.html", depth=1, specimen=specimen_id)
 
 
 @router.get("/lab/{specimen_id}/report")
 async def report(request: Request, specimen_id: SpecimenId) -> HTMLResponse:
     """The differential of a specimen, its signature, reports, deliveries and audit trail."""
-    return page_response(request, "report.html", depth=2, specimen=specimen_id)
+    return _laboratory_page(request, "report.html", depth=2, specimen=specimen_id)
+
+
+def _laboratory_page(request: Request, template: str, *, depth: int = 0, specimen: str = "") -> HTMLResponse:
+    """A page of the laboratory; if the service has none, what it takes to have one."""
+    if request.app.state.laboratory is None:
+        return page_response(request, "no_laboratory.html", depth=depth, status=404)
+    return page_response(request, template, depth=depth, specimen=specimen)

@@ -11,6 +11,7 @@ from serving import client
 from starlette.testclient import TestClient
 
 from model.contract import CLASSES, read_manifest
+from service.config.lis import LisSettings
 from service.languages import LANGUAGES, load_texts, negotiate_language
 from service.lis.storage.states import MessageState, State
 from service.runtime.artifact import bundled_artefact
@@ -25,8 +26,10 @@ WRITTEN = re.compile(r"""\b(?:t|text|textOr)\(\s*["']([\w.-]+)["']""")
 
 @pytest.fixture(scope="module")
 def http(artefact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """A service that asks for a key."""
-    with client(artefact, keys_file=keys_file(tmp_path_factory.mktemp("keys"))) as started:
+    """A service with a laboratory that asks for a key."""
+    folder = tmp_path_factory.mktemp("keys")
+    lis = LisSettings(database=f"sqlite:///{folder / 'lab.db'}")
+    with client(artefact, keys_file=keys_file(folder), lis=lis) as started:
         yield started
 
 
@@ -54,6 +57,19 @@ def test_pages_of_the_laboratory_are_open_and_hold_no_data(http: TestClient) -> 
         assert http.get(path).status_code in (404, 422)
     for path in ("/worklist", f"/specimens/{specimen}"):
         assert http.get(path).status_code == 401
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", "needs a laboratory"), ("de", "braucht ein Labor")])
+def test_without_a_laboratory_its_pages_say_so_before_they_ask_for_a_name(
+    artefact: Path, language: str, said: str
+) -> None:
+    with client(artefact) as http:
+        for path in ("/lab", f"/lab/{'7f' * 16}", f"/lab/{'7f' * 16}/report"):
+            answer = http.get(path, headers={"Accept-Language": language})
+            assert answer.status_code == 404 and said in answer.text and "MARROWLENS_LIS_DATABASE=" in answer.text
+            assert "person-dialog" not in answer.text and "<script" not in answer.text
+            home = re.search(r'<p><a href="([^"]+)">', answer.text)
+            assert home and http.get(str(answer.url.join(home[1]))).status_code == 200
 
 
 def test_a_file_is_asked_for_again_and_sent_once(http: TestClient) -> None:
