@@ -51,7 +51,7 @@ def test_a_call_that_fails_costs_its_own_callers_a_500_and_the_next_one_is_answe
         assert failed.json()["type"].endswith(":internal-error")
         assert ask(service, draw(1)).status_code == 200
         assert httpx.get(f"{service.url}/health/ready").status_code == 200
-        assert any(failed.json()["request_id"] in line for line in service.lines)
+        service.wait_said(failed.json()["request_id"])
 
 
 def test_a_model_that_fails_time_after_time_ends_the_process(tmp_path: Path) -> None:

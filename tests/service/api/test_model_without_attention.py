@@ -147,8 +147,8 @@ def test_the_inference_protocol_says_what_to_request_instead(http: httpx.Client,
 
 
 def test_the_start_of_the_service_names_the_inert_parts(service: Served) -> None:
-    service.wait_said("Research use only")
-    assert inert_note(INERT) in service.lines
+    service.wait_said(inert_note(INERT))
+    assert inert_note(INERT) in service.lines  # a line of its own
 
 
 def test_a_reload_changes_between_models_with_and_without_attention(tmp_path: Path, draw: Draw) -> None:

@@ -84,7 +84,7 @@ def test_a_restored_final_report_does_not_follow_its_correction(
 
         off = settings | {"lis_delivery": "off"}
         with served(artefact, **off) as service, client(service) as http:
-            assert any("delivery is off: 1 waiting message held" in line for line in service.lines)
+            service.wait_said("delivery is off: 1 waiting message held")
             held = until(http, f"/specimens/{specimen}", lambda found: state(found) == ["held"])
             amended(http, specimen)
             assert 'marrowlens_lis_outbox_messages{channel="hl7"}' in http.get("/metrics").text

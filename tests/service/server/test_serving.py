@@ -48,6 +48,7 @@ def service(artefact: Path) -> Iterator[Served]:
 
 def test_a_started_service_is_ready_and_says_what_it_is(service: Served, draw: Draw, artefact: Path) -> None:
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
+    service.wait_said("curl -F")  # the last line of a start
     said = "\n".join(service.lines)
     manifest = json.loads(artefact.with_suffix(".json").read_text())
     for expected in (manifest["name"], manifest["version"], manifest["sha256"], "cpu", "Research use only", "curl -F"):
@@ -64,8 +65,7 @@ def test_answers_do_not_say_what_server_they_come_from(service: Served) -> None:
 def test_the_access_log_holds_nothing_of_the_client(service: Served, draw: Draw) -> None:
     httpx.post(f"{service.url}/classify?top_k=7", files={"image": ("Smith-John.png", draw(1))})
     httpx.get(f"{service.url}/patients/smith", headers={"x-request-id": "last-one"})
-    while not any("last-one" in line for line in service.lines):
-        pass
+    service.wait_said("last-one")
     said = "\n".join(service.lines)
     assert "POST /classify 200" in said
     assert "GET other 404" in said

@@ -42,7 +42,7 @@ def test_one_worker_listens_and_delivers_and_another_takes_over(artefact: Path, 
     settings = {"lis_database": f"sqlite:///{tmp_path / 'lab.db'}", "lis_hl7_listen": f"127.0.0.1:{port}"}
     with node_receiver("simple-hl7-receiver.js", tmp_path, "AA") as receiver:
         with workers(artefact, lis_hl7_to=f"127.0.0.1:{receiver.port}", **settings) as service:
-            assert f"orders accepted at 127.0.0.1:{port}" in "\n".join(service.lines)
+            service.wait_said(f"orders accepted at 127.0.0.1:{port}")
             [leader] = listeners(service, port)
             assert order_accepted(port, "ONE")
             delivered(service, draw, "ONE")

@@ -417,9 +417,11 @@ def test_without_a_laboratory_the_page_says_so(browser: Browser, artefact: Path)
     with served(artefact) as service:
         service.wait_listening()
         with visit(browser, service.url) as visited:
-            visited.page.evaluate("localStorage.setItem('acting-user', 'm.muster')")
             visited.page.goto(f"{service.url}/lab")
-            expect(visited.page.locator("#alert")).to_contain_text("MARROWLENS_LIS_DATABASE")
+            expect(visited.page.locator("main")).to_contain_text("MARROWLENS_LIS_DATABASE")
+            expect(visited.page.locator("dialog")).to_have_count(0)  # no name is asked for
+            visited.page.get_by_role("link", name="Try it").last.click()
+            expect(visited.page).to_have_url(f"{service.url}/")
             visited.forget_refused_requests(404)
 
 
