@@ -1,7 +1,7 @@
 """How many examples a property test draws: `make test` a quarter, `make test-slow` all, `make search` ten times all.
 
-Only the search draws new ones. Otherwise the examples of a test are the same in every run, so a commit passes or fails
-the same way everywhere.
+Only the search draws new ones. Otherwise a fixed seed draws them, so that a commit passes or fails the same way
+everywhere. What can still differ are constants that Hypothesis takes from modules, because tests load some on the way.
 """
 
 import os
