@@ -374,6 +374,15 @@ class Report(Document):
     )
 
     @property
+    def signing_person(self) -> Person | None:
+        """The signer; of a report of an earlier version the name alone, unchecked: today's rules must not stop its
+        delivery.
+        """
+        if self.signer is None and self.signed_by:
+            return Person.model_construct(name=self.signed_by)
+        return self.signer
+
+    @property
     def collected_as(self) -> str | None:
         """The collection time with the order's precision and offset, as an HL7 timestamp; None if unknown."""
         return self._collection(0)

@@ -13,7 +13,6 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import orjson
 
 from model.contract import RESEARCH_USE, inert_note
-from service.lis.domain.person import Person
 from service.lis.domain.report import Patient, Report, ReportModel, ReportStatus
 from service.lis.exchange.fhir.datatypes import (
     GENDERS,
@@ -334,7 +333,7 @@ def _based_on(report: Report) -> Json:
 
 
 def _signer(report: Report, form: FhirForm) -> Json | None:
-    person = report.signer or (Person(name=report.signed_by) if report.signed_by else None)
+    person = report.signing_person
     return practitioner(person, form.local_system) if person else None
 
 

@@ -180,13 +180,9 @@ def _request(report: Report, code_of: CodeOf, settings: LisSettings) -> str:
         22: text(format_timestamp(report.created_at)),
         24: text("HM"),
         25: text(STATUS[report.status]),
-        32: _interpreter(signer, settings) if (signer := _signer(report)) else EMPTY,
+        32: _interpreter(signer, settings) if (signer := report.signing_person) else EMPTY,
     }
     return segment("OBR", fields)
-
-
-def _signer(report: Report) -> Person | None:
-    return report.signer or (Person(name=report.signed_by) if report.signed_by else None)
 
 
 def _interpreter(person: Person, settings: LisSettings) -> Encoded:
@@ -266,7 +262,7 @@ def _shared(report: Report, settings: LisSettings) -> dict[int, Encoded]:
     devices = [components(f"{model.name} {model.version}", None, model.sha256, "L") for model in report.models]
     return {
         14: _collected(report),
-        16: _observer(signer, settings) if (signer := _signer(report)) else EMPTY,
+        16: _observer(signer, settings) if (signer := report.signing_person) else EMPTY,
         17: components(*method, settings.local_system),
         18: repetitions(devices),
         19: text(format_timestamp(report.created_at)),
@@ -305,7 +301,7 @@ def _pdf(
             5: components(*attached),
             11: text(settings.hl7_withdrawn if pdf is None else STATUS[report.status]),
             14: _collected(report),
-            16: _observer(signer, settings) if (signer := _signer(report)) else EMPTY,
+            16: _observer(signer, settings) if (signer := report.signing_person) else EMPTY,
             19: text(format_timestamp(report.created_at)),
         },
     )
