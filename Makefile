@@ -77,7 +77,7 @@ test-slow: $(DEV)/.installed $(POLICY)/.installed $(SUPPLY)/.installed ## Run th
 	PROPERTY_TESTS=full $(DEV)/bin/python -m pytest -m 'slow or hypothesis' --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: search
-search: $(DEV)/.installed ## Search for inputs that break a property test: ten times the examples, new ones in each run (two hours)
+search: $(DEV)/.installed ## Search for inputs that break a property test: ten times the examples, new ones in each run (takes hours)
 	PROPERTY_TESTS=search $(DEV)/bin/python -m pytest -m hypothesis --timeout 3600 --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint

@@ -16,6 +16,8 @@ async def check_query(request: Request) -> None:
     Raises:
         RequestValidationError: names the nearest parameter of the route, or how often the parameter is given.
     """
+    if not request.scope["query_string"]:
+        return
     known = _query_parameters(request.scope["route"].dependant)
     for name in request.query_params:
         times = len(request.query_params.getlist(name))

@@ -375,9 +375,7 @@ class Report(Document):
 
     @property
     def signing_person(self) -> Person | None:
-        """The signer; of a report of an earlier version the name alone, unchecked: today's rules must not stop its
-        delivery.
-        """
+        """The signer. A report that an earlier version signed has only a name, which was validated with the report."""
         if self.signer is None and self.signed_by:
             return Person.model_construct(name=self.signed_by)
         return self.signer

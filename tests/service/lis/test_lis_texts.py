@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from laboratory import code_of, report, report_of_words
 
 from examples import examples
-from service.auth.identity import MAX_NAME
 from service.config.lis import LisSettings
 from service.lis.domain.report import Cellularity, MegakaryocyteAssessment, Report
 from service.lis.exchange.astm import records
@@ -146,13 +145,6 @@ def test_no_text_changes_the_shape_of_a_bundle(words: dict[str, str]) -> None:
     patient = found["entry"][0]["resource"]
     assert patient["name"] == [{"family": fhir_text(words["family"]), "given": [fhir_text(words["given"])]}]
     assert patient["identifier"][0]["value"] == fhir_text(words["identifier"])
-
-
-def test_a_signer_whose_name_todays_rules_refuse_is_still_sent() -> None:
-    longest = "m" * (MAX_NAME + 1)
-    signed = said(PLAIN | {"signed_by": longest})
-    assert longest in bundle.encode_report(signed, code_of, bundle.FhirForm("urn:lab:codes"))
-    assert longest in encode_report(signed, code_of, LisSettings(), control_id="1", sent_at=SENT)
 
 
 def test_every_character_stands_in_a_bundle_as_itself_or_as_the_replacement_character() -> None:

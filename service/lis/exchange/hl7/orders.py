@@ -181,7 +181,10 @@ def _only_patient(segments: Sequence[Segment]) -> Segment:
 
 
 def _check_no_prior_results(segments: Sequence[Segment]) -> None:
-    """Refuse a visit (PV1) after an order: it begins prior results, whose ORC and OBR look like new orders."""
+    """Refuse a message with a visit (PV1) after an order.
+
+    Prior results begin with a PV1, and their ORC and OBR segments would be read as new orders.
+    """
     names = [each.name for each in segments]
     first = next((at for at, name in enumerate(names) if name not in ("PID", "PV1")), len(names))
     if "PV1" in names[first:]:
