@@ -261,6 +261,12 @@ class DistilConfig(ConfigTable):
     weight: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; the label loss has the rest")
     temperature: float = Field(2.0, gt=0, description="softmax temperature of teachers and student")
     features: float = Field(0.0, ge=0, description="weight of the embedding loss; 0: off")
+    hints: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the loss of the feature maps at 1/8, 1/16 and 1/32 of the picture; needs run folders as "
+        "teachers; 0: off",
+    )
 
 
 class EvaluationConfig(ConfigTable):

@@ -9,6 +9,7 @@ mixup: arXiv 1710.09412. CutMix: arXiv 1905.04899.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Beta
 
@@ -23,6 +24,7 @@ class Mixing:
 
     share: float = 1.0  # of each picture; the rest is the other's
     box: Box | None = None  # rows and columns that CutMix takes from the other picture; None: mixup
+    side: int = 0  # of the pictures that the box belongs to
 
     def pictures(self, images: Tensor) -> Tensor:
         """(N, C, H, W) → the same shape."""
@@ -41,6 +43,15 @@ class Mixing:
         if self.box is not None:
             return self.pictures(masks)
         return masks if self.share == 1 else torch.maximum(masks, masks.flip(0))
+
+    def maps(self, maps: Tensor) -> Tensor:
+        """Feature maps (N, C, h, w) of the pictures → the same shape; CutMix takes the covered share of a position."""
+        if self.box is None:
+            return self.labels(maps)
+        own = torch.ones(1, 1, self.side, self.side, device=maps.device)
+        own[(..., *self.box)] = 0
+        own = F.interpolate(own, maps.shape[-2:], mode="area").to(maps)
+        return own * maps + (1 - own) * maps.flip(0)
 
 
 def draw_mixing(config: AugmentConfig, side: int) -> Mixing:
@@ -65,4 +76,4 @@ def _cutmix(share: float, side: int) -> Mixing:
         slice(max(centre - half, 0), min(centre + half, side)) for centre in torch.randint(side, (2,)).tolist()
     )
     taken = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return Mixing(1 - taken / side**2, (rows, columns))
+    return Mixing(1 - taken / side**2, (rows, columns), side)

@@ -19,12 +19,13 @@ from training.data.augment import compress, defocus, exchange_backgrounds, jitte
 from training.data.mixing import draw_mixing
 from training.data.sampler import DataParallel
 from training.fit.checkpoints import seed_step
-from training.fit.distil import Teachers
+from training.fit.distil import Teachers, map_widths
 from training.fit.distributed import all_gather
 from training.fit.losses import LabelLoss, localisation_loss
 from training.fit.optimiser import MONITORED, check_frozen, is_frozen, optimiser_and_schedule
 from training.fit.outliers import OutlierExposure
 from training.networks.build import build
+from training.networks.feature_maps import caught_maps
 
 #: Pictures are decoded this much larger than the input, so that zoomed and rotated ones stay sharp.
 OVERSIZE = 4 / 3
@@ -113,7 +114,7 @@ class TrainingModule(L.LightningModule):
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(not is_frozen(name, config.fit.freeze))
         self.teachers = [Teachers(config)]  # in a list: not a submodule, so not in checkpoints
-        self.projectors = self.teachers[0].projectors(self.net.head.in_features)
+        self.projectors = self.teachers[0].projectors(self.net.head.in_features, map_widths(self.net))
         self.register_buffer("mean", torch.tensor(config.model.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.model.std).view(3, 1, 1), persistent=False)
         self.label_loss = LabelLoss(counts, config.fit)
@@ -168,11 +169,13 @@ class TrainingModule(L.LightningModule):
         view = self.view(batch[0])
         mixing = draw_mixing(self.config.augment, view.student_images.shape[-1])
         labels = mixing.labels(self.label_loss.smoothed(batch[1]))
-        out, outlier_loss = self._answer(mixing.pictures(view.student_images))
+        with caught_maps(self.net) as maps:
+            out, outlier_loss = self._answer(mixing.pictures(view.student_images))
         loss = self.label_loss(out.logits, labels) + outlier_loss
         if teachers := self.teachers[0]:
             targets = teachers.targets(view.teacher_images, batch[1]).mixed(mixing)
-            loss = (1 - teachers.weight) * loss + teachers.weight * teachers.loss(out, targets, self.projectors)
+            taught = teachers.loss(out, maps, targets, self.projectors)
+            loss = (1 - teachers.weight) * loss + teachers.weight * taught
         if self.config.fit.localisation and view.masks is not None:
             loss = loss + self.config.fit.localisation * localisation_loss(out, labels, mixing.masks(view.masks))
         # With mixup and CutMix, a picture counts for the class with the larger share.

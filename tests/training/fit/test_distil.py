@@ -32,6 +32,7 @@ std = [0.5, 0.5, 0.5]
 [distil]
 teachers = [{teachers}]
 features = {features}
+hints = {hints}
 [[data.sources]]
 name = "drawn"
 folder = "drawn"
@@ -43,9 +44,10 @@ licence = "CC0"
 """
 
 
-def _config(folder: Path, teachers: str = "", features: float = 0.0, second: str = "B") -> Config:
+def _config(folder: Path, teachers: str = "", features: float = 0.0, hints: float = 0.0, second: str = "B") -> Config:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(CONFIG.format(teachers=teachers, features=features, second=second))
+    text = CONFIG.format(teachers=teachers, features=features, hints=hints, second=second)
+    (folder / "config.toml").write_text(text)
     return read_config(folder / "config.toml")
 
 
@@ -79,21 +81,21 @@ def taught(run: Path, tmp_path: Path) -> Taught:
 
 
 def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(taught: Taught) -> None:
-    projectors = taught.teachers.projectors(taught.answer.embedding.shape[1])
-    torch.nn.init.eye_(projectors[0].weight)
-    assert taught.teachers.loss(taught.answer, taught.targets, projectors).item() == pytest.approx(0, abs=1e-5)
+    projectors = taught.teachers.projectors(taught.answer.embedding.shape[1], {})
+    torch.nn.init.eye_(projectors.embeddings[0].weight)
+    assert taught.teachers.loss(taught.answer, {}, taught.targets, projectors).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_learning_draws_answers_and_embedding_towards_the_teacher(taught: Taught) -> None:
     torch.manual_seed(2)
     logits = torch.randn(4, 2, requires_grad=True)
     embedding = torch.randn(4, 7, requires_grad=True)
-    projectors = taught.teachers.projectors(7)
+    projectors = taught.teachers.projectors(7, {})
     optimiser = torch.optim.Adam([logits, embedding, *projectors.parameters()], lr=0.05)
     losses = []
     for _ in range(60):
         loss = taught.teachers.loss(
-            taught.answer._replace(logits=logits, embedding=embedding), taught.targets, projectors
+            taught.answer._replace(logits=logits, embedding=embedding), {}, taught.targets, projectors
         )
         optimiser.zero_grad()
         loss.backward()
@@ -141,13 +143,43 @@ def test_an_artefact_teaches_what_it_answers(tmp_path: Path) -> None:
     targets = teachers.targets(pixels.permute(0, 3, 1, 2).float() / 255, labels)
     torch.testing.assert_close(targets.probabilities, torch.softmax(torch.from_numpy(logits), dim=1))
     torch.testing.assert_close(targets.embeddings[0], torch.from_numpy(embedding))
-    assert teachers.projectors(7)[0].out_features == embedding.shape[1]
+    assert teachers.projectors(7, {}).embeddings[0].out_features == embedding.shape[1]
     assert copy.deepcopy(teachers) is teachers  # of the module, for its moving average
 
 
 def test_without_a_weight_for_embeddings_nothing_is_projected(run: Path, tmp_path: Path) -> None:
     teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"'))
-    assert len(teachers.projectors(7)) == 0
+    assert not list(teachers.projectors(7, {8: 3}).parameters())
+
+
+def test_a_hint_is_given_at_each_stride_and_a_student_equal_to_its_teacher_needs_none(
+    run: Path, tmp_path: Path
+) -> None:
+    teachers = Teachers(_config(tmp_path / "student", teachers=f'"{run}"', hints=2.0))
+    teacher = teachers.teachers[0]
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    answer = teacher(images)
+    targets = teachers.targets(images, torch.zeros(4, dtype=torch.int64))
+    projectors = teachers.projectors(7, teacher.map_widths)
+    assert list(projectors.hints[0]) == ["8", "16", "32"]
+    for project in projectors.hints[0].values():
+        torch.nn.init.dirac_(project.weight)
+    student = VANOutput(answer.logits, *[answer.embedding] * (len(VANOutput._fields) - 1))
+    assert teachers.loss(student, answer.maps, targets, projectors).item() == pytest.approx(0, abs=1e-5)
+    opposite = {stride: -each for stride, each in answer.maps.items()}
+    assert teachers.loss(student, opposite, targets, projectors).item() == pytest.approx(4, abs=1e-5)
+
+
+def test_a_hint_from_a_teacher_without_maps_is_refused(tmp_path: Path, run: Path) -> None:
+    path = write_artefact(tmp_path, input_size=32)
+    config = read_config(Path("training/configs/best.toml"))
+    distil = config.distil.model_copy(update={"teachers": (path,), "hints": 1.0})
+    teachers = Teachers(config.model_copy(update={"distil": distil}))
+    with pytest.raises(TeacherError, match=r"distil\.hints: .*\.onnx shows no feature maps at 1/8, 1/16 or 1/32"):
+        teachers.projectors(7, {8: 3})
+    own = Teachers(_config(tmp_path / "student", teachers=f'"{run}"', hints=1.0))
+    with pytest.raises(TeacherError, match="this network shows no feature maps"):
+        own.projectors(7, {})
 
 
 def test_a_teacher_of_other_classes_is_refused(run: Path, tmp_path: Path) -> None:

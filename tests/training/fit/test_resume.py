@@ -30,6 +30,8 @@ ema_decay = 0.9
 imbalance = "sampling"
 [distil]
 teachers = ["TEACHER"]
+features = 0.1
+hints = 0.1
 """
 #: Whatever looks at the calibration loss; a rate that cannot go well for long.
 WATCHING = """
