@@ -268,6 +268,12 @@ class DistilConfig(ConfigTable):
         "teachers; 0: off",
     )
 
+    @model_validator(mode="after")
+    def _someone_teaches(self) -> Self:
+        if (self.features or self.hints) and not self.teachers:
+            raise ValueError("features and hints are losses against teachers; name them in distil.teachers")
+        return self
+
 
 class EvaluationConfig(ConfigTable):
     """Tolerant figures: confusions of neighbouring classes count as correct."""

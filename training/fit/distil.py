@@ -199,7 +199,11 @@ class Teachers:
             torch.where(trained.to(labels.device)[labels, None], self._softened(answer), named)
             for trained, answer in zip(self.trained_classes, answers, strict=True)
         ]
-        return Targets(torch.stack(softened).mean(dim=0), [a.embedding for a in answers], [a.maps for a in answers])
+        return Targets(
+            torch.stack(softened).mean(dim=0),
+            [answer.embedding for answer in answers if self.features],
+            [answer.maps for answer in answers if self.hints],
+        )
 
     def _softened(self, answer: Answer) -> Tensor:
         return torch.softmax(answer.logits.float() / self.temperature, dim=1)
@@ -241,8 +245,8 @@ class Targets:
     """The teachers' answers to a batch."""
 
     probabilities: Tensor  # (N, C), the mean of their softened probabilities
-    embeddings: list[Tensor]  # (N, D) of each teacher
-    maps: list[Maps]  # of each teacher
+    embeddings: list[Tensor]  # (N, D) of each teacher; empty where `distil.features` is 0
+    maps: list[Maps]  # of each teacher; empty where `distil.hints` is 0
 
     def mixed(self, mixing: Mixing) -> "Targets":
         """The answers to the mixed pictures, mixed as labels and pictures are: teachers see the pictures unmixed."""

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from model.contract import DataSource, read_manifest
 from model.heads import VANOutput
-from training.config import Config, read_config
+from training.config import Config, ConfigError, read_config
 from training.data.mixing import Mixing
 from training.fit.distil import Targets, TeacherError, Teachers
 from training.networks.build import build
@@ -180,6 +180,12 @@ def test_a_hint_from_a_teacher_without_maps_is_refused(tmp_path: Path, run: Path
     own = Teachers(_config(tmp_path / "student", teachers=f'"{run}"', hints=1.0))
     with pytest.raises(TeacherError, match="this network shows no feature maps"):
         own.projectors(7, {})
+
+
+@pytest.mark.parametrize("loss", ["features", "hints"])
+def test_a_loss_against_teachers_needs_teachers(tmp_path: Path, loss: str) -> None:
+    with pytest.raises(ConfigError, match=r"name them in distil\.teachers"):
+        _config(tmp_path, **{loss: 0.5})
 
 
 def test_a_teacher_of_other_classes_is_refused(run: Path, tmp_path: Path) -> None:
