@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from model.contract import CLASSES, SIZE_MULTIPLE, CellClass, Countable, Lineage
 from model.fields import Code
 from training.data_config import DataConfig
+from training.distil_config import DistilConfig
 from training.split_config import ConfigTable
 
 Scale = Literal["3-5-1", "5-7-1", "7-9-1"]
@@ -248,31 +249,6 @@ class LoggingConfig(ConfigTable):
     tensorboard: bool = Field(False, description="write event files to RUN/tensorboard")
     mlflow: str = Field("", description="tracking URI of MLflow: http://… or sqlite:///…; empty: off")
     experiment: str = Field("", description="experiment in MLflow; empty: the name of the model")
-
-
-class DistilConfig(ConfigTable):
-    """Knowledge distillation from trained networks (arXiv 1503.02531; 2106.05237)."""
-
-    teachers: tuple[Path, ...] = Field(
-        (),
-        description="run folders or artefacts (.onnx), relative to the working directory; their softened probabilities "
-        "are averaged",
-    )
-    weight: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; the label loss has the rest")
-    temperature: float = Field(2.0, gt=0, description="softmax temperature of teachers and student")
-    features: float = Field(0.0, ge=0, description="weight of the embedding loss; 0: off")
-    hints: float = Field(
-        0.0,
-        ge=0,
-        description="weight of the loss of the feature maps at 1/8, 1/16 and 1/32 of the picture; needs run folders as "
-        "teachers; 0: off",
-    )
-
-    @model_validator(mode="after")
-    def _someone_teaches(self) -> Self:
-        if (self.features or self.hints) and not self.teachers:
-            raise ValueError("features and hints are losses against teachers; name them in distil.teachers")
-        return self
 
 
 class EvaluationConfig(ConfigTable):

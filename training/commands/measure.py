@@ -15,7 +15,8 @@ from model.report.page import Table
 from training import pipeline
 from training.commands.configuration import SetKeys, read_with_overrides
 from training.compare.speed import processor
-from training.config import Config, DistilConfig, LoggingConfig
+from training.config import Config, LoggingConfig
+from training.distil_config import DistilConfig
 from training.run import RunFolder, TrainingStopped
 from training.terminal import console, print_line, print_table, report_errors
 

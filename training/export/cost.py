@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from model.contract import INPUT
-from training.config import Config, DistilConfig
+from training.config import Config
+from training.distil_config import DistilConfig
 from training.fit.module import OVERSIZE, TrainingModule, progressive_size
 from training.networks.build import build
 
