@@ -15,7 +15,7 @@ COLUMNS = (
     ("Rooms of the laboratory, downwards only", "service/lis/"),
     ("Rooms of the training side, downwards only", "training/"),
 )
-WIDTH, ROW, GAP = 250, 30, 10  # pixels of a column, a row, the space between rows
+WIDTH, ROW, GAP = 280, 30, 10  # pixels of a column, a row, the space between rows
 ARROW = """<defs><marker id="arrow" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">
 <path d="M0,0 L8,4 L0,8 z" fill="#52606d"/></marker></defs>"""
 #: Attributes of texts and boxes by kind. Attributes, not CSS: every renderer knows them.
@@ -64,14 +64,14 @@ def rooms() -> str:
     height = 50 + rows * (ROW + GAP) + 60
     body: list[str] = []
     for column, (name, title) in enumerate(COLUMNS):
-        left = 20 + column * (WIDTH + 40)
+        left: float = 20 + column * (WIDTH + 40)
         body.append(text(left + WIDTH / 2, 26, title, "head"))
         for row, layer in enumerate(layers[name]):
             names = [part.strip() for part in layer.split("|")]
-            share = (WIDTH - GAP * (len(names) - 1)) / len(names)
-            for place, room in enumerate(names):
-                x, y = left + place * (share + GAP), 40 + row * (ROW + GAP)
-                body += [box(x, y, share, ROW), text(x + share / 2, y + 20, room)]
+            x, y = left, 40 + row * (ROW + GAP)
+            for room, width in zip(names, room_widths(names), strict=True):
+                body += [box(x, y, width, ROW), text(x + width / 2, y + 20, room)]
+                x += width + GAP
         bottom = 40 + len(layers[name]) * (ROW + GAP) - GAP
         body.append(arrow(f"M{left - 8:g},40 V{bottom:g}"))
     width = 20 + len(COLUMNS) * (WIDTH + 40) - 20
@@ -81,6 +81,13 @@ def rooms() -> str:
         text(width / 2, y + 20, "model/: contract, picture decoding, drift; networks for training only"),
     ]
     return svg(width, height, "Rooms by package; imports go down only", body)
+
+
+def room_widths(names: list[str]) -> list[float]:
+    """Widths of the boxes of one row: margins for each, and the rest by the lengths of the names."""
+    margin = 20
+    free = WIDTH - GAP * (len(names) - 1) - margin * len(names)
+    return [round(margin + free * len(name) / sum(map(len, names)), 1) for name in names]
 
 
 def picture_path() -> str:
