@@ -45,7 +45,10 @@ class Mixing:
         return masks if self.share == 1 else torch.maximum(masks, masks.flip(0))
 
     def maps(self, maps: Tensor) -> Tensor:
-        """Feature maps (N, C, h, w) of the pictures → the same shape; CutMix takes the covered share of a position."""
+        """Feature maps (N, C, h, w) of the pictures → the same shape.
+
+        Under CutMix, each position is mixed by the share of it that the box covers.
+        """
         if self.box is None:
             return self.labels(maps)
         own = torch.ones(1, 1, self.side, self.side, device=maps.device)

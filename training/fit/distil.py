@@ -23,7 +23,7 @@ from training.data.mixing import Mixing
 from training.evaluation.network_outputs import load_network
 from training.fit.hints import HintProjectors, Maps, Widths
 from training.networks.build import Network
-from training.networks.feature_maps import caught_maps, map_sources
+from training.networks.feature_maps import captured_maps, map_sources
 from training.run import RunFolder
 
 
@@ -70,7 +70,7 @@ class RunTeacher:
     def __call__(self, images: Tensor) -> Answer:
         self.net.to(images.device)
         planes = (_resized(images, self.input_size) - self.mean.to(images)) / self.std.to(images)
-        with caught_maps(self.net) as maps:
+        with captured_maps(self.net) as maps:
             out = self.net(planes.contiguous(memory_format=torch.channels_last))
         return Answer(out.logits, out.embedding, maps)
 
@@ -124,9 +124,9 @@ def _check_classes(path: Path, theirs: Sequence[str], codes: Sequence[str]) -> N
 
 def _check_maps(path: Path, theirs: Widths, own: Widths) -> None:
     if not set(theirs) & set(own):
-        whose = f"{path} shows" if own else "this network shows"
+        without_maps = path if own else "this network"
         raise TeacherError(
-            f"distil.hints: {whose} no feature maps at 1/8, 1/16 or 1/32; "
+            f"distil.hints: {without_maps} shows no feature maps at 1/8, 1/16 or 1/32; "
             "a hint needs a run folder as teacher, and VAN, VAN-MLKA or a trunk of timm on both sides"
         )
 

@@ -25,7 +25,7 @@ from training.fit.losses import LabelLoss, localisation_loss
 from training.fit.optimiser import MONITORED, check_frozen, is_frozen, optimiser_and_schedule
 from training.fit.outliers import OutlierExposure
 from training.networks.build import build
-from training.networks.feature_maps import caught_maps
+from training.networks.feature_maps import captured_maps
 
 #: Pictures are decoded this much larger than the input, so that zoomed and rotated ones stay sharp.
 OVERSIZE = 4 / 3
@@ -169,7 +169,7 @@ class TrainingModule(L.LightningModule):
         view = self.view(batch[0])
         mixing = draw_mixing(self.config.augment, view.student_images.shape[-1])
         labels = mixing.labels(self.label_loss.smoothed(batch[1]))
-        with caught_maps(self.net) as maps:
+        with captured_maps(self.net) as maps:
             out, outlier_loss = self._answer(mixing.pictures(view.student_images))
         loss = self.label_loss(out.logits, labels) + outlier_loss
         if teachers := self.teachers[0]:

@@ -1,4 +1,4 @@
-"""The feature maps of a network at 1/8, 1/16 and 1/32 of the picture, caught while it answers."""
+"""The feature maps of a network at 1/8, 1/16 and 1/32 of the picture, captured while it computes its outputs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,8 +43,8 @@ def map_sources(net: Network) -> dict[int, Source]:
 
 
 @contextmanager
-def caught_maps(net: Network) -> Iterator[dict[int, Tensor]]:
-    """Stride → map (N, C, S / stride, S / stride) of what the network answers within the context; see `map_sources`."""
+def captured_maps(net: Network) -> Iterator[dict[int, Tensor]]:
+    """Stride → map (N, C, S / stride, S / stride) computed within the context; see `map_sources`."""
     maps: dict[int, Tensor] = {}
 
     def keep(stride: int, output: Tensor | tuple[Tensor, ...]) -> None:

@@ -68,7 +68,7 @@ def test_learning_draws_the_maps_towards_the_teachers() -> None:
 
 def test_maps_of_mixed_pictures_are_mixed_as_the_pictures_are() -> None:
     maps = torch.rand(4, 2, 2, 2, generator=torch.Generator().manual_seed(1))
-    pictures = torch.nn.functional.interpolate(maps, 32)  # whose mean over each quarter is the map
+    pictures = torch.nn.functional.interpolate(maps, 32)  # each position of the map fills a square of 16 x 16 pixels
     for mixing in (Mixing(0.3), Mixing(0.6, (slice(3, 20), slice(9, 32)), 32)):
         expected = torch.nn.functional.avg_pool2d(mixing.pictures(pictures), 16)
         torch.testing.assert_close(mixing.maps(maps), expected)

@@ -1,17 +1,17 @@
-"""Maps are caught at the strides and with the widths that the network names."""
+"""Maps are captured at the strides and with the widths that the network names."""
 
 import pytest
 import torch
 
 from training.config import ModelConfig
 from training.networks.build import build
-from training.networks.feature_maps import STRIDES, caught_maps, map_sources
+from training.networks.feature_maps import STRIDES, captured_maps, map_sources
 
 
 @pytest.mark.parametrize("variant", ["micro", "van_mlka_lite0", "efficientnet_lite0", "resnet18", "timm:regnetx_002"])
 def test_each_map_has_its_stride_and_its_width(variant: str) -> None:
     net = build(ModelConfig(variant=variant), 2).eval()
-    with torch.no_grad(), caught_maps(net) as maps:
+    with torch.no_grad(), captured_maps(net) as maps:
         net(torch.zeros(1, 3, 64, 64))
     assert tuple(maps) == STRIDES
     widths = {stride: source.channels for stride, source in map_sources(net).items()}
@@ -20,13 +20,13 @@ def test_each_map_has_its_stride_and_its_width(variant: str) -> None:
     }
 
 
-def test_nothing_is_caught_after_the_context() -> None:
+def test_nothing_is_captured_after_the_context() -> None:
     net = build(ModelConfig(variant="micro"), 2).eval()
-    with caught_maps(net) as maps:
+    with captured_maps(net) as maps:
         pass
     net(torch.zeros(1, 3, 32, 32))
     assert maps == {}
 
 
-def test_a_network_of_its_own_build_names_no_maps() -> None:
+def test_a_network_that_is_no_plain_trunk_names_no_maps() -> None:
     assert map_sources(build(ModelConfig(variant="samfn"), 2)) == {}
